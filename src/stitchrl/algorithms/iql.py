@@ -1,0 +1,96 @@
+"""Implicit Q-learning (Kostrikov et al., 2021, arXiv:2110.06169): Q-learning that never queries an unseen action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
+from stitchrl.core.batch import TransitionBatch, Transitions
+from stitchrl.core.policy import Policy
+from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate
+from stitchrl.core.spec import Discrete, Spec
+from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
+from stitchrl.nn.mlp import Critic, Value
+
+
+@final
+@dataclass(frozen=True)
+class IQLConfig:
+    discount: Fraction = 0.99
+    expectile: OpenFraction = 0.7
+    """of the values of the data's actions (tau): 0.5 is SARSA, towards 1 is their maximum"""
+    inverse_temperature: NonNegative = 3.0
+    """sharpness of the advantage weights (beta): 0 is behaviour cloning"""
+    max_weight: Positive = 100.0
+    """bound of the advantage weights: not in the paper; in its code"""
+    distribution: Literal["gaussian", "deterministic"] = "gaussian"
+    """of continuous actions; deterministic: weighted squared error instead of likelihood"""
+    target_rate: Rate = 0.005
+    """step of the target critic's moving average (alpha)"""
+    learning_rate: Positive = 3e-4
+    actor_schedule: Literal["cosine", "constant"] = "cosine"
+    """of the actor's learning rate: not in the paper's text; in its code"""
+    hidden: Hidden = (256, 256)
+
+
+@final
+class IQL(Algorithm):
+    batch = Transitions()
+    targets = {"target_critic": "critic"}
+
+    target_critic: Critic
+
+    def __init__(self, config: IQLConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        self.value = Value(spec, config.hidden)
+        self.actor: CategoricalActor | DeterministicActor | GaussianActor
+        if isinstance(spec.action, Discrete):
+            self.actor = CategoricalActor(spec, config.hidden)
+        else:
+            self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
+        self.critic = Critic(spec, config.hidden, ensemble=2)
+        adam = Adam(config.learning_rate)
+        self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
+        self.target_rate = config.target_rate
+
+    def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
+        s, a, r, s_next, terminal = batch
+        c = self.config
+        losses: Losses = {}
+        metrics: Metrics = {}
+        with torch.no_grad():
+            q = self.target_critic(s, a).amin(0)  # [B]
+        advantage = q - self.value(s)  # [B]
+
+        if "value" in due:  # expectile regression, eq. 5
+            weight = torch.where(advantage > 0, c.expectile, 1 - c.expectile)
+            losses["value"] = (weight * advantage.square()).mean()
+            metrics["advantage"] = advantage.mean()
+
+        if "actor" in due:  # advantage-weighted regression, eq. 7
+            weight = (c.inverse_temperature * advantage.detach()).exp().clamp_max(c.max_weight)
+            if isinstance(self.actor, DeterministicActor):
+                cloning = (self.actor(s) - a).square().sum(-1)
+            else:
+                cloning = -self.actor.log_probabilities(s, a)
+            losses["actor"] = (weight * cloning).mean()
+            metrics["clipped_weights"] = (weight >= c.max_weight).to(weight.dtype).mean()
+
+        if "critic" in due:  # eq. 6: no action of s_next is ever chosen
+            with torch.no_grad():
+                q_target = r + c.discount * (1 - terminal) * self.value(s_next)
+            q_logged = self.critic(s, a)  # [E, B]
+            losses["critic"] = (q_logged - q_target).square().mean(-1).sum()
+            metrics["q"] = q_logged.mean()
+        return losses, metrics
+
+    def policy(self) -> Policy:
+        return self.actor
+
+    def believed_value(self, observations: Tensor) -> Tensor | None:
+        return self.critic(observations, self.actor(observations)).amin(0)  # type: ignore[no-any-return]

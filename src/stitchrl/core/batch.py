@@ -1,0 +1,63 @@
+"""What an algorithm eats. Shapes: S seeds, B batch, T time, N environments, E ensemble, K action chunk, D width, O/A observation/action.
+
+A batch kind states which columns of the log it needs; the data layer packs them into one row a step, `[N, width]` on the
+device, so that a batch is a single gather, and the kind unpacks the gathered rows `[B, width]` into named tensors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, final
+
+from torch import Tensor
+
+from stitchrl.core.spec import Discrete, Space, Spec
+
+
+class TransitionBatch(NamedTuple):
+    """`s, a, r, s_next, terminal = batch`: observations and actions as the spec says, rewards and terminals `[B]` float."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor  # 1 where the task ended, 0 elsewhere, also where only the clock ran out
+
+
+def width(space: Space) -> int:
+    """Returns how many numbers one element of a space takes in a packed row."""
+    return 1 if isinstance(space, Discrete) else space.size
+
+
+def unpack_space(columns: Tensor, space: Space) -> Tensor:
+    """Returns `[B, *shape]` (or int64 `[B]` where discrete) from `[B, width]` columns of packed rows."""
+    if isinstance(space, Discrete):
+        return columns.squeeze(-1).long()
+    return columns if len(space.shape) == 1 else columns.unflatten(-1, space.shape)
+
+
+@final
+@dataclass(frozen=True)
+class Transitions:
+    """Single steps (s, a, r, s', terminal), each drawn uniformly from the log."""
+
+    @staticmethod
+    def columns(spec: Spec) -> dict[str, int]:
+        """Returns the packed columns in order, with their widths; observation and action stand side by side as a critic reads them."""
+        observation, action = width(spec.observation), width(spec.action)
+        return {"observations": observation, "actions": action, "rewards": 1, "terminals": 1, "next_observations": observation}
+
+    def unpack(self, rows: Tensor, spec: Spec) -> TransitionBatch:
+        """Returns the batch in packed `rows [B, width]`."""
+        s, a, r, terminal, s_next = rows.split(list(self.columns(spec).values()), dim=-1)
+        return TransitionBatch(
+            unpack_space(s, spec.observation),
+            unpack_space(a, spec.action),
+            r.squeeze(-1),
+            unpack_space(s_next, spec.observation),
+            terminal.squeeze(-1),
+        )
+
+
+BatchKind = Transitions
+

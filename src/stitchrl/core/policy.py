@@ -1,0 +1,32 @@
+"""A policy: from observations to actions, alone, without critics, optimizers or data."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from stitchrl.core.randomness import Noise
+
+
+class Policy(nn.Module, ABC):
+    """Maps observations, as the algorithm saw them, to actions in [-1, 1] (or int64 where discrete).
+
+    Its parameters are those it needs to act and no others, so that its state is what a saved policy holds.
+    """
+
+    @abstractmethod
+    def noise(self, size: int) -> Noise | None:
+        """Returns the random numbers that `size` sampled actions need, or None for a deterministic policy."""
+
+    @abstractmethod
+    def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Returns actions `[B, A]` (int64 `[B]` where discrete): sampled with `noise`, the mode or mean without it."""
+
+    def log_probabilities(self, observations: Tensor, actions: Tensor) -> Tensor:
+        """Returns `[B]` log-probabilities (densities where continuous); raises TypeError for a policy that has none."""
+        raise TypeError(f"{type(self).__name__} is deterministic: it has no action probabilities")
+
+    def action_probabilities(self, observations: Tensor) -> Tensor:
+        """Returns `[B, n]` probabilities of the policy as it acts without noise, for discrete actions."""
+        raise TypeError(f"{type(self).__name__} has continuous actions: their probabilities cannot be listed")

@@ -1,0 +1,55 @@
+"""Random numbers as data: an algorithm declares their shapes, the engine draws them from each seed's own generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stitchrl.core.errors import ConfigError
+
+
+@final
+@dataclass(frozen=True)
+class Normal:
+    """Independent standard normal numbers of one shape."""
+
+    shape: tuple[int, ...]
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns `[count, *shape]`."""
+        return torch.randn((count, *self.shape), generator=generator, device=generator.device, dtype=dtype)
+
+
+@final
+@dataclass(frozen=True)
+class Uniform:
+    """Independent numbers of one shape, uniform in [0, 1)."""
+
+    shape: tuple[int, ...]
+
+    def draw(self, count: int, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns `[count, *shape]`."""
+        return torch.rand((count, *self.shape), generator=generator, device=generator.device, dtype=dtype)
+
+
+Noise = Normal | Uniform
+
+# Streams of one seed never mix: drawing more of one leaves the others as they were.
+STREAMS = ("initial_weights", "indices", "noise", "acting", "environment", "evaluation")
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """Returns a 63-bit number that seeds one stream of a seed; raises ConfigError for a negative or non-integer seed."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ConfigError(f"seed is {seed!r}; expected an integer of at least 0")
+    state = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
+    """Returns a torch generator at the start of one stream of a seed."""
+    return torch.Generator(device=device).manual_seed(stream_seed(seed, stream))

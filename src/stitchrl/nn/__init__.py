@@ -1,0 +1,1 @@
+"""Networks: how tensors become features, values and action distributions."""

@@ -1,0 +1,145 @@
+"""Multilayer perceptrons, alone or as an ensemble whose members are one batched matrix product."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stitchrl.core.spec import Box, Discrete, Space, Spec
+
+
+@final
+class Linear(nn.Module):
+    """`x @ weight + bias`, for E members at once where `ensemble` is given; weights uniform in ±1/sqrt(inputs), as PyTorch's."""
+
+    def __init__(self, inputs: int, outputs: int, ensemble: int | None = None) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        members = () if ensemble is None else (ensemble,)
+        self.weight = nn.Parameter(torch.empty(*members, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(*members, *(() if ensemble is None else (1,)), outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `[B, outputs]` from `[B, inputs]`; `[E, B, outputs]` from `[E, B, inputs]` for an ensemble."""
+        if self.weight.ndim == 2:
+            return torch.addmm(self.bias, x, self.weight)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Returns the layer's output for one-hot inputs given by their index `[B]`: a look-up instead of a product."""
+        return self.weight.index_select(-2, index) + self.bias
+
+
+@final
+class MLP(nn.Module):
+    """Layers of ReLU units on an observation, or on an observation and an action side by side.
+
+    A discrete observation is read as a one-hot vector. `layer_norm` normalises each hidden layer before its ReLU.
+    """
+
+    def __init__(
+        self, observation: Space, outputs: int, hidden: Sequence[int], *, actions: int = 0, ensemble: int | None = None, layer_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.observation = observation
+        self.ensemble = ensemble
+        inputs = observation.n if isinstance(observation, Discrete) else observation.size
+        self.observation_size = inputs
+        sizes = [inputs + actions, *hidden, outputs]
+        self.layers = nn.ModuleList(Linear(i, o, ensemble) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
+        self.norms = nn.ModuleList(LayerNorm(size, ensemble) for size in hidden) if layer_norm else None
+
+    def forward(self, observations: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Returns `[*batch, outputs]`, or `[E, *batch, outputs]`, from observations `[*batch, *O]` and actions `[*batch, A]`."""
+        leading = observations.shape if isinstance(self.observation, Discrete) else observations.shape[: -len(self.observation.shape)]
+        x = self._first_layer(observations, actions)  # [B, H] or [E, B, H]
+        for i in range(1, len(self.layers)):
+            if self.norms is not None:
+                x = self.norms[i - 1](x)
+            x = self.layers[i](functional.relu(x))
+        if len(leading) != 1:
+            x = x.unflatten(-2, leading) if leading else x.squeeze(-2)
+        return x
+
+    def _first_layer(self, observations: Tensor, actions: Tensor | None) -> Tensor:
+        first = self.layers[0]
+        assert isinstance(first, Linear)
+        if isinstance(self.observation, Discrete):
+            if actions is None:
+                return first.rows(observations.reshape(-1))
+            one_hot = functional.one_hot(observations.reshape(-1), self.observation_size)
+            x = torch.cat([one_hot.to(actions.dtype), actions.reshape(-1, actions.shape[-1])], -1)
+        else:
+            x = observations.reshape(-1, self.observation_size)
+            if actions is not None:
+                x = torch.cat([x, actions.reshape(-1, actions.shape[-1])], -1)
+        result: Tensor = first(x if self.ensemble is None else x.expand(self.ensemble, *x.shape))
+        return result
+
+
+@final
+class LayerNorm(nn.Module):
+    """Layer normalisation (Ba et al., 2016, arXiv:1607.06450) with a scale and shift of its own for each ensemble member."""
+
+    def __init__(self, size: int, ensemble: int | None = None) -> None:
+        super().__init__()
+        shape = (size,) if ensemble is None else (ensemble, 1, size)
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns `x` with mean 0 and variance 1 over the last axis, scaled and shifted."""
+        return functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+@final
+class Critic(nn.Module):
+    """An ensemble of E action values Q(s, a), as one batched network."""
+
+    def __init__(self, spec: Spec, hidden: Sequence[int], ensemble: int = 2, *, layer_norm: bool = False) -> None:
+        super().__init__()
+        self.discrete = isinstance(spec.action, Discrete)
+        outputs = spec.action.n if isinstance(spec.action, Discrete) else 1
+        actions = spec.action.size if isinstance(spec.action, Box) else 0
+        self.mlp = MLP(spec.observation, outputs, hidden, actions=actions, ensemble=ensemble, layer_norm=layer_norm)
+
+    def forward(self, observations: Tensor, actions: Tensor | None = None) -> Tensor:
+        """Returns `[E, *batch]`; without actions (discrete only) the values of all of them, `[E, *batch, n]`."""
+        if not self.discrete:
+            return self.mlp(observations, actions).squeeze(-1)  # type: ignore[no-any-return]
+        values: Tensor = self.mlp(observations)  # [E, B, n]
+        if actions is None:
+            return values
+        index = actions.expand(values.shape[:-1]).unsqueeze(-1)
+        return values.gather(-1, index).squeeze(-1)
+
+
+@final
+class Value(nn.Module):
+    """A state value V(s)."""
+
+    def __init__(self, spec: Spec, hidden: Sequence[int], *, layer_norm: bool = False) -> None:
+        super().__init__()
+        self.mlp = MLP(spec.observation, 1, hidden, layer_norm=layer_norm)
+
+    def forward(self, observations: Tensor) -> Tensor:
+        """Returns `[B]`."""
+        return self.mlp(observations).squeeze(-1)  # type: ignore[no-any-return]
+
+
+@final
+class Scalar(nn.Module):
+    """One learned number, such as the logarithm of a temperature or of a Lagrange multiplier."""
+
+    def __init__(self, initial: float = 0.0) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.tensor(initial))
+
+    def forward(self) -> Tensor:
+        """Returns the number, shape `[]`."""
+        return self.value
