@@ -43,7 +43,9 @@ def test_improvement_equals_mann_whitney() -> None:
 def test_interval_agrees_with_scipy_bootstrap(method: str, name: str) -> None:
     x = np.random.default_rng(3).lognormal(0, 1, 40)  # skewed, so that BCa and percentile differ
     ours_statistic, theirs = (
-        (intervals.mean, np.mean) if name == "mean" else (intervals.interquartile_mean, lambda v, axis: scipy.stats.trim_mean(v, 0.25, axis))
+        (intervals.mean, np.mean)
+        if name == "mean"
+        else (intervals.interquartile_mean, lambda v, axis: scipy.stats.trim_mean(v, 0.25, axis))
     )
     ours = intervals.interval([x], ours_statistic, generator=generator(), resamples=40_000, method=method)  # type: ignore[arg-type]
     scipys = scipy.stats.bootstrap((x,), theirs, n_resamples=40_000, method=method.replace("bca", "BCa"), rng=1, vectorized=True)
