@@ -39,8 +39,11 @@ class NpyHeader:
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_npy_header(stream: IO[bytes], size: int, where: str) -> NpyHeader:
-    """Returns the checked header, with the stream after it; `size` is the file's whole size in bytes. Raises DataError."""
+def read_npy_header(stream: IO[bytes], size: int, where: str, kinds: str = _KINDS) -> NpyHeader:
+    """Returns the checked header, with the stream after it; `size` is the file's whole size in bytes. Raises DataError.
+
+    kinds: letters of numpy's dtype kinds that are let through; objects never are.
+    """
     start = stream.read(8)
     if len(start) < 8 or start[:6] != _MAGIC:
         raise DataError(f"{where}: not a .npy file (its first bytes are {start[:6]!r})")
@@ -60,7 +63,7 @@ def read_npy_header(stream: IO[bytes], size: int, where: str) -> NpyHeader:
         dtype = np.dtype(found["descr"])
     except (TypeError, ValueError):
         raise DataError(f"{where}: unknown .npy element type {found['descr']!r}") from None
-    if dtype.kind not in _KINDS or dtype.itemsize > 8:
+    if dtype.kind not in kinds.replace("O", "") or (dtype.kind in _KINDS and dtype.itemsize > 8):
         hint = " (objects would need pickle, which can run code)" if dtype.kind == "O" else ""
         raise DataError(f"{where}: elements of type {found['descr']!r}{hint}; expected numbers. Save the column as numbers")
     shape = tuple(int(x.strip().rstrip("L")) for x in found["shape"].split(",") if x.strip())

@@ -105,17 +105,24 @@ def read_json(path: Path, largest: int = _LARGEST_JSON) -> dict[str, Any]:
         size = path.stat().st_size
         if size > largest:
             raise DataError(f"{path.name}: {size:,} bytes of JSON; expected at most {largest:,}")
-        value = json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        return parse_json(path.read_bytes(), path.name)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def parse_json(text: bytes, where: str, constants: bool = False) -> dict[str, Any]:
+    """Returns the object that `text` holds. `constants`: let NaN and Infinity through. Raises DataError naming `where`."""
+    try:
+        hook = None if constants else _refuse_constant
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique, parse_constant=hook)
     except RecursionError:
-        raise DataError(f"{path.name}: nested too deeply") from None
+        raise DataError(f"{where}: JSON nested too deeply") from None
     except DataError as error:
-        raise DataError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from None
+        raise DataError(f"{where}: {error}") from None
     except ValueError as error:  # JSON and UTF-8 errors
-        raise DataError(f"{path.name}: not valid JSON ({str(error)[:120]})") from None
+        raise DataError(f"{where}: not valid JSON ({str(error)[:120]})") from None
     if not isinstance(value, dict):
-        raise DataError(f"{path.name}: holds a {type(value).__name__}; expected an object {{…}}")
+        raise DataError(f"{where}: holds a {type(value).__name__}; expected an object {{…}}")
     return value
 
 
