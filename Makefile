@@ -4,7 +4,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 PEERS ?= .venv-peers
 bin := $(VENV)/bin
-pip := $(bin)/python -m pip --disable-pip-version-check --quiet
+pip := $(bin)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart install test slow check lint format bench docs golden clean
@@ -51,8 +51,8 @@ format: $(VENV)/.test  ## rewrite the files as ruff would have them
 # d3rlpy 2.8.1 asks for gymnasium 1.0.0; the second line gives both sides of a comparison the same environments.
 $(PEERS)/.installed: Makefile
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install $(TORCH) d3rlpy==2.8.1 "gymnasium[mujoco]"
-	$(PEERS)/bin/python -m pip --disable-pip-version-check --quiet install --no-deps gymnasium==1.4.0
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install $(TORCH) d3rlpy==2.8.1 "gymnasium[mujoco]"
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install --no-deps gymnasium==1.4.0
 	@touch $@
 
 bench: $(VENV)/.test $(PEERS)/.installed  ## speed, side by side with other libraries on this machine, in one run
