@@ -99,13 +99,13 @@ def open_dataset(directory: Path) -> Dataset:
     return dataset
 
 
-def read_json(path: Path, largest: int = _LARGEST_JSON) -> dict[str, Any]:
-    """Returns the object of a JSON file: bounded size and depth, no repeated keys, no NaN. Raises DataError."""
+def read_json(path: Path, largest: int = _LARGEST_JSON, constants: bool = False) -> dict[str, Any]:
+    """Returns the object of a JSON file: bounded size and depth, no repeated keys; NaN only with `constants`. Raises DataError."""
     try:
         size = path.stat().st_size
         if size > largest:
             raise DataError(f"{path.name}: {size:,} bytes of JSON; expected at most {largest:,}")
-        return parse_json(path.read_bytes(), path.name)
+        return parse_json(path.read_bytes(), path.name, constants)
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from None
 
