@@ -211,8 +211,9 @@ def _check_box(dataset: Dataset, space: Box) -> list[Finding]:
     found = []
     rows, count = matching_rows(dataset.actions, far)
     if count:
-        value = np.asarray(dataset.actions[rows[0]])[far(np.asarray(dataset.actions[rows[0]]))][0]
-        message = f"'actions{component(dataset.actions, rows[0], far)}' is {value:.6g}, outside {low.min():.6g} … {high.max():.6g}, in {count:,} steps"
+        taken = np.asarray(dataset.actions[rows[0]])
+        value, label = taken[far(taken)][0], f"actions{component(dataset.actions, rows[0], far)}"
+        message = f"'{label}' is {value:.6g}, outside {low.min():.6g} … {high.max():.6g}, in {count:,} steps"
         advice = "Clip them if the environment did, rescale them if the units differ, or correct the action space."
         found.append(at_rows(dataset, rows, "action-outside", "error", message, "actions", advice, count))
     rows, count = matching_rows(dataset.actions, just)
