@@ -1,0 +1,95 @@
+"""From a log to rows that a batch is gathered from: packed once, one row a step, on the device or read block by block."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stitchrl.core.batch import BatchKind
+from stitchrl.core.spec import Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.transforms import Affine, apply
+
+CHUNK = 65_536  # rows packed at a time: bounds the memory that packing adds
+
+
+class Rows(ABC):
+    """The steps of a log as packed rows `[N, width]`."""
+
+    size: int
+
+    @abstractmethod
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns a table on the device and the positions in it of the rows at `index` (any shape)."""
+
+
+@final
+class DeviceRows(Rows):
+    """All rows on the device, moved once: a gather returns the same table and the index unchanged."""
+
+    def __init__(self, table: Tensor) -> None:
+        self.table = table
+        self.size = len(table)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.table, index
+
+
+@final
+class StreamedRows(Rows):
+    """Rows packed when a block of steps asks for them, from columns that may be larger than memory."""
+
+    def __init__(self, dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device) -> None:
+        self.dataset, self.kind, self.transforms, self.device = dataset, kind, transforms, device
+        self.size = len(dataset)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        # sorted, so that a memory map is read front to back and a repeated row once
+        rows, position = np.unique(index.cpu().numpy(), return_inverse=True)
+        table = torch.from_numpy(pack_rows(self.dataset, self.kind, self.transforms, rows))
+        return table.to(self.device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(self.device)
+
+
+def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> Rows:
+    """Returns the rows on the device if they take at most `memory_limit` bytes, else a stream of them."""
+    row_width = sum(kind.columns(dataset.spec).values())
+    if len(dataset) * row_width * 4 > memory_limit:
+        return StreamedRows(dataset, kind, transforms, device)
+    return DeviceRows(torch.from_numpy(pack_rows(dataset, kind, transforms)).to(device))
+
+
+def pack_rows(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], index: np.ndarray | None = None) -> np.ndarray:
+    """Returns float32 `[len(index), width]` rows of the kind's columns side by side, transformed; all rows without an index."""
+    widths = kind.columns(dataset.spec)
+    count = len(dataset) if index is None else len(index)
+    packed = np.empty((count, sum(widths.values())), dtype=np.float32)
+    for start in range(0, count, CHUNK):
+        stop = min(start + CHUNK, count)
+        rows: slice | np.ndarray = slice(start, stop) if index is None else index[start:stop]
+        left = 0
+        for name, columns in widths.items():
+            packed[start:stop, left : left + columns] = _column(dataset, name, rows, transforms).reshape(stop - start, columns)
+            left += columns
+    return packed
+
+
+def _column(dataset: Dataset, name: str, rows: slice | np.ndarray, transforms: Sequence[Affine]) -> np.ndarray:
+    if name == "next_observations":
+        index = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
+        return apply(transforms, "observations", dataset.next_observations(index))
+    values = dataset.columns[name][rows]
+    if name in ("observations", "actions", "rewards"):
+        return apply(transforms, name, values)  # type: ignore[arg-type]
+    return values
+
+
+def row_width(kind: BatchKind, spec: Spec) -> int:
+    """Returns the numbers in one packed row."""
+    return sum(kind.columns(spec).values())
+
+

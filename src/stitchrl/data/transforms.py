@@ -1,0 +1,106 @@
+"""Changes of scale between the log and the learner, each with its inverse, saved with the policy that needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import numpy as np
+
+from stitchrl.core.errors import DataError
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.data.dataset import Dataset
+
+Column = Literal["observations", "actions", "rewards"]
+
+
+@final
+@dataclass(frozen=True)
+class Affine:
+    """x * scale + shift on one column, elementwise; `scale` and `shift` are flat float64 arrays or one number each."""
+
+    column: Column
+    scale: np.ndarray
+    shift: np.ndarray
+    description: str
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """Returns the column as the learner sees it, float32."""
+        return (x.reshape(len(x), -1) * self.scale + self.shift).astype(np.float32).reshape(x.shape)
+
+    def inverse(self, x: np.ndarray) -> np.ndarray:
+        """Returns the column as the log has it, float32."""
+        return ((x.reshape(len(x), -1) - self.shift) / self.scale).astype(np.float32).reshape(x.shape)
+
+
+def standardize_observations(dataset: Dataset, epsilon: float = 1e-3) -> Affine:
+    """Returns (x - mean) / (std + epsilon) for each observation dimension; a constant one becomes 0."""
+    if isinstance(dataset.spec.observation, Discrete):
+        raise DataError("observations are integers; only real-valued observations can be standardised: leave the setting out")
+    observations = dataset.columns["observations"]
+    chunks = [observations[i : i + 100_000].reshape(-1, dataset.spec.observation.size) for i in range(0, len(observations), 100_000)]
+    mean = sum(chunk.sum(0, dtype=np.float64) for chunk in chunks) / len(observations)
+    variance = sum(np.square(chunk - mean).sum(0) for chunk in chunks) / len(observations)
+    scale = 1 / (np.sqrt(variance) + epsilon)
+    return Affine("observations", scale, -mean * scale, f"standardize(epsilon={epsilon:g})")
+
+
+def scale_actions(dataset: Dataset) -> list[Affine]:
+    """Returns the map of the action bounds onto [-1, 1]; none where they are that already, or actions are integers.
+
+    Where the task states no bounds those of the logged actions serve.
+    """
+    space = dataset.spec.action
+    if isinstance(space, Discrete):
+        return []
+    if space.bounded:
+        low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), space.size) for bound in (space.low, space.high))
+    else:
+        actions = dataset.columns["actions"].reshape(len(dataset.columns["actions"]), -1)
+        low, high = actions.min(0).astype(np.float64), actions.max(0).astype(np.float64)
+    if np.all(low == -1) and np.all(high == 1):
+        return []
+    half = np.where(high > low, (high - low) / 2, 1.0)
+    return [Affine("actions", 1 / half, -(low + high) / 2 / half, "actions to [-1, 1]")]
+
+
+def scale_returns(dataset: Dataset, to: float = 1000.0) -> Affine:
+    """Returns the scale of rewards that makes the range of the logged returns `to`, as IQL does for locomotion; raises on a constant return."""
+    returns = dataset.returns()
+    spread = float(returns.max() - returns.min())
+    if spread <= 0:
+        raise DataError(f"all {len(returns)} returns are {returns[0]:g}; rewards cannot be scaled by the range of the returns: leave the setting out")
+    return Affine("rewards", np.array([to / spread]), np.zeros(1), f"returns to a range of {to:g}")
+
+
+def affine_rewards(scale: float, shift: float) -> Affine:
+    """Returns r * scale + shift."""
+    return Affine("rewards", np.array([scale]), np.array([shift]), f"rewards * {scale:g} + {shift:g}")
+
+
+def apply(transforms: Iterable[Affine], column: Column, x: np.ndarray) -> np.ndarray:
+    """Returns a column after all transforms that concern it, in order."""
+    for transform in transforms:
+        if transform.column == column:
+            x = transform.forward(x)
+    return x
+
+
+def learner_spec(spec: Spec, transforms: Iterable[Affine]) -> Spec:
+    """Returns the spaces as the learner sees them: actions in [-1, 1]."""
+    if isinstance(spec.action, Discrete):
+        return spec
+    return Spec(spec.observation, Box(spec.action.shape, (-1.0,), (1.0,)))
+
+
+def to_state(transforms: Iterable[Affine]) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    """Returns transforms as JSON descriptions and as named float64 arrays."""
+    described = [{"column": t.column, "description": t.description} for t in transforms]
+    arrays = {f"{i}.{name}": np.ascontiguousarray(getattr(t, name)) for i, t in enumerate(transforms) for name in ("scale", "shift")}
+    return described, arrays
+
+
+def from_state(described: list[dict[str, Any]], arrays: dict[str, np.ndarray]) -> list[Affine]:
+    """Returns what `to_state` was given."""
+    return [Affine(d["column"], arrays[f"{i}.scale"], arrays[f"{i}.shift"], d["description"]) for i, d in enumerate(described)]

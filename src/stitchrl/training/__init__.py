@@ -1,0 +1,1 @@
+"""The engine: what every algorithm shares. It names no algorithm."""

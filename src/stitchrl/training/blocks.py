@@ -1,0 +1,78 @@
+"""Index and noise blocks: what the next steps will read, drawn ahead from each seed's own generators.
+
+A block always covers the same number of steps, whatever is logged, saved or evaluated between them, so that those
+habits never change what is learned; a checkpoint inside a block stores where the block began and how far it was used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from stitchrl.core import randomness
+from stitchrl.core.randomness import Noise
+from stitchrl.data.sampling import Rows
+
+BLOCK_STEPS = 64
+
+
+@final
+@dataclass(frozen=True)
+class Block:
+    """`table [M, width]`, `index [K, S, B]` into it, `noise[name] [K, S, …]`; no `S` axis for one seed."""
+
+    table: Tensor
+    index: Tensor
+    noise: dict[str, Tensor]
+
+    def step(self, k: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Returns table, index and noise of the block's k-th step."""
+        return self.table, self.index[k], {name: values[k] for name, values in self.noise.items()}
+
+
+@final
+class Blocks:
+    """The sequence of blocks of a run, each seed's drawn from two generators of its own: indices and noise."""
+
+    def __init__(self, rows: Rows, noise: dict[str, Noise], batch_size: int, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+        self.rows, self.noise, self.batch_size, self.seeds, self.dtype = rows, noise, batch_size, tuple(seeds), dtype
+        self.generators = {
+            f"{stream}/{i}": randomness.generator(seed, stream, device) for i, seed in enumerate(seeds) for stream in ("indices", "noise")
+        }
+        self._began: dict[str, Tensor] = self._states()
+
+    def draw(self) -> Block:
+        """Returns the next block."""
+        self._began = self._states()
+        index = self._stacked([self._indices(i) for i in range(len(self.seeds))])
+        noise = {
+            name: self._stacked([kind.draw(BLOCK_STEPS, self.generators[f"noise/{i}"], self.dtype) for i in range(len(self.seeds))])
+            for name, kind in sorted(self.noise.items())
+        }
+        table, position = self.rows.gather(index)
+        return Block(table, position, noise)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns the generators' states at the start of the present block, by name: what a checkpoint holds."""
+        return {f"generators/{name}": state for name, state in self._began.items()}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Goes back to where `tensors` were taken; the next `draw` returns that block again."""
+        for name, generator in self.generators.items():
+            generator.set_state(tensors[f"generators/{name}"].cpu())
+        self._began = self._states()
+
+    def _indices(self, i: int) -> Tensor:
+        generator = self.generators[f"indices/{i}"]
+        return torch.randint(self.rows.size, (BLOCK_STEPS, self.batch_size), generator=generator, device=generator.device)
+
+    def _states(self) -> dict[str, Tensor]:
+        return {name: generator.get_state() for name, generator in self.generators.items()}
+
+    @staticmethod
+    def _stacked(parts: list[Tensor]) -> Tensor:
+        return parts[0] if len(parts) == 1 else torch.stack(parts, 1)

@@ -1,0 +1,166 @@
+"""A learner: an algorithm's seeds, the blocks they read and the step that moves them, able to stop and go on bit for bit."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from stitchrl.core.algorithm import Algorithm, Due, build
+from stitchrl.core.errors import CheckpointError, DivergenceError
+from stitchrl.core.settings import Count
+from stitchrl.core.spec import Spec
+from stitchrl.data.sampling import Rows
+from stitchrl.training import compilation, seeds
+from stitchrl.training.blocks import BLOCK_STEPS, Block, Blocks
+from stitchrl.training.update import Order, Update
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """Settings of the engine, the same for every algorithm."""
+
+    steps: Count = 100_000
+    """gradient steps"""
+    batch_size: Count = 256
+    order: Order = "joint"
+    """joint: one backward pass for all networks; sequential: one network after another, as many authors' code"""
+    compile: compilation.Mode = "auto"
+    """compile the step: auto does so where the run is long enough to win back the time it takes"""
+    device: str = "auto"
+    """cpu, cuda, cuda:1 …; auto takes CUDA where there is one"""
+    threads: Count | None = None
+    """CPU threads; None: chosen by the size of a step"""
+    precision: Literal["float32", "float64"] = "float32"
+    log_every: Count = 1_000
+    """steps between two lines of metrics"""
+    save_every: Count = 10_000
+    """steps between two checkpoints"""
+    keep_checkpoints: Count = 2
+
+
+@final
+class Learner:
+    """S seeds of one algorithm that learn from the same rows, each with its own weights, batches and noise."""
+
+    def __init__(
+        self, algorithm: type[Algorithm], config: Any, spec: Spec, rows: Rows, seed_numbers: Sequence[int], training: Training, device: torch.device
+    ) -> None:
+        self.seeds = tuple(seed_numbers)
+        self.training = training
+        self.device = device
+        dtype = getattr(torch, training.precision)
+        copies = [build(algorithm, config, spec, seed) for seed in self.seeds]
+        self.template = copies[0]
+        self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
+        self.blocks = Blocks(rows, self.template.noise(training.batch_size), training.batch_size, self.seeds, device, dtype)
+        self.compiled, self.compile_reason = compilation.choose(training.compile, training.steps, device)
+        self.step = 0
+        self._block: Block | None = None
+        self._totals: dict[Due, dict[str, Tensor]] = {}
+        self._steps: dict[Due, compilation.Step] = {}
+        self._counts: Counter[Due] = Counter()
+
+    def advance(self) -> None:
+        """Takes one step; asks nothing of the device but once a block, whether it still goes well."""
+        k = self.step % BLOCK_STEPS
+        if self._block is None or k == 0:
+            self.check()
+            self._block = self.blocks.draw()
+        table, index, noise = self._block.step(k)
+        due = self.update.due(self.step)
+        if due not in self._steps:
+            if due not in self._totals:
+                values = self.update.evaluate(due, table, index, noise)
+                self._totals[due] = {name: torch.zeros_like(value) for name, value in values.items()}
+            step = functools.partial(self._take, due, self._totals[due])
+            self._steps[due] = compilation.prepare(step, compiled=self.compiled, device=self.device)
+        self._steps[due](table, index, noise)
+        self._counts[due] += 1
+        self.step += 1
+
+    def _take(self, due: Due, totals: Mapping[str, Tensor], table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> None:
+        self.update(due, table, index, noise, totals)
+
+    def check(self) -> None:
+        """Raises DivergenceError if a loss or gradient was not finite; the parameters are those before that step."""
+        if not bool(self.update.halted):
+            return
+        step = int(self.update.taken)
+        assert self._block is not None
+        table, index, noise = self._block.step(step % BLOCK_STEPS)
+        losses = self.update.evaluate(self.update.due(step), table, index, noise)
+        wrong = {name: value for name, value in losses.items() if not bool(torch.isfinite(value).all())}
+        which = [str(self.seeds[i]) for value in wrong.values() for i in (~torch.isfinite(value.reshape(-1))).nonzero().flatten().tolist()]
+        cause = f"{', '.join(sorted(wrong))} of seed {', '.join(sorted(set(which)))}" if wrong else "a gradient (the losses are finite)"
+        self.step = step
+        raise DivergenceError(
+            f"step {step:,}: {cause} is not finite; the step was not taken and the weights are those before it. "
+            f"Look at the data with `stitchrl data validate`, lower the learning rate, or scale the rewards"
+        )
+
+    def last_batch(self) -> tuple[Tensor, Tensor]:
+        """Returns the packed rows and positions of the present step's batch."""
+        assert self._block is not None
+        table, index, _ = self._block.step(self.step % BLOCK_STEPS)
+        return table[index], index
+
+    def read_metrics(self) -> dict[str, list[float]]:
+        """Returns the mean of each loss and metric since the last call, one number a seed, and starts anew."""
+        self.check()
+        sums: dict[str, Tensor] = {}
+        counts: Counter[str] = Counter()
+        for due, totals in self._totals.items():
+            for name, total in totals.items():
+                if self._counts[due]:
+                    sums[name] = sums.get(name, 0) + total.reshape(-1)
+                    counts[name] += self._counts[due]
+                total.zero_()
+        self._counts.clear()
+        return {name: (total / counts[name]).tolist() for name, total in sorted(sums.items())}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns everything that a step changes or reads, by name; with `step`, enough to go on bit for bit."""
+        totals = {
+            f"totals/{'+'.join(sorted(due))}/{name}": value for due, named in self._totals.items() for name, value in named.items()
+        }  # so that the first metrics after a resume are those of the uninterrupted run
+        counts = {f"totals/{'+'.join(sorted(due))}/count": torch.tensor(count) for due, count in self._counts.items()}
+        return self.update.tensors() | self.blocks.tensors() | totals | counts
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Goes on from saved tensors; raises CheckpointError where one is missing, of another shape, or not finite."""
+        with torch.no_grad():
+            for name, own in self.update.tensors().items():
+                if name not in tensors:
+                    raise CheckpointError(f"the checkpoint has no '{name}'; it was made by another algorithm or other settings")
+                if tensors[name].shape != own.shape:
+                    raise CheckpointError(f"the checkpoint's '{name}' has shape {list(tensors[name].shape)}; expected {list(own.shape)}")
+                if own.is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
+                    raise CheckpointError(f"the checkpoint's '{name}' holds numbers that are not finite")
+                own.copy_(tensors[name])
+        missing = [name for name in self.blocks.tensors() if name not in tensors]
+        if missing:
+            raise CheckpointError(f"the checkpoint has no '{missing[0]}': the run cannot be continued exactly")
+        self.blocks.restore(dict(tensors))
+        self.step = step
+        if step % BLOCK_STEPS:
+            self._block = self.blocks.draw()
+        self._restore_totals(tensors)
+
+    def _restore_totals(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, value in tensors.items():
+            match name.split("/", 2):
+                case ["totals", due, "count"]:
+                    self._counts[frozenset(due.split("+"))] = int(value)
+                case ["totals", due, metric]:
+                    self._totals.setdefault(frozenset(due.split("+")), {})[metric] = value.to(self.device)
+
+    def parameters_of(self, seed: int) -> dict[str, Tensor]:
+        """Returns the parameters (views) of the i-th seed by name."""
+        return seeds.unstack(self.update.parameters, seed, len(self.seeds))

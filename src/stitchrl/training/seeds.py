@@ -1,0 +1,36 @@
+"""Many seeds in one process: their parameters stacked on a leading axis `[S]`, their losses mapped over it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from stitchrl.core.algorithm import Algorithm, Due, Losses, Metrics
+
+
+def stack(algorithms: Sequence[Algorithm], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Returns all parameters by name as `[S, …]`; one seed has no leading axis, so that it costs no more than it must."""
+    states = [dict(algorithm.named_parameters()) for algorithm in algorithms]
+    if len(states) == 1:
+        return {name: p.detach().to(device, dtype).clone() for name, p in states[0].items()}
+    return {name: torch.stack([state[name].detach() for state in states]).to(device, dtype) for name in states[0]}
+
+
+def unstack(parameters: Mapping[str, Tensor], seed: int, count: int) -> dict[str, Tensor]:
+    """Returns one seed's parameters (views) of `count` stacked ones."""
+    return dict(parameters) if count == 1 else {name: p[seed] for name, p in parameters.items()}
+
+
+def losses(
+    template: Algorithm, parameters: Mapping[str, Tensor], rows: Tensor, noise: Mapping[str, Tensor], due: Due, count: int
+) -> tuple[Losses, Metrics]:
+    """Returns the losses and metrics of all seeds, each `[S]` (`[]` for one seed), from rows `[S, B, width]` and noise `[S, …]`."""
+
+    def one(p: Mapping[str, Tensor], x: Tensor, z: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
+        result: tuple[Losses, Metrics] = functional_call(template, dict(p), (x, z, due))
+        return result
+
+    return one(parameters, rows, noise) if count == 1 else vmap(one)(parameters, rows, noise)
