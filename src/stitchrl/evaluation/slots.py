@@ -23,7 +23,7 @@ from stitchrl.core.errors import ConfigError, StitchError
 
 Environment = str | Callable[[], Any]  # an id for environments.make, or a function that opens a gymnasium environment
 Success = Literal["info", "positive_final_reward"]
-_WORTHWHILE = 2e-3  # seconds for one step of all slots; below it, sending to processes costs more than it saves
+_WORTHWHILE = 5e-3  # seconds for one step of all slots; below it, sending to processes costs more than it saves
 _UNKNOWN = -1
 
 
@@ -188,7 +188,7 @@ def _in_order(answers: list[tuple[list[int], np.ndarray]]) -> np.ndarray:
 class Slots:
     """`count` open copies of an environment. A context manager; may serve many rollouts one after another.
 
-    processes: None measures one copy and uses several processes only where a step of all slots takes longer than 2 ms.
+    processes: None measures one copy and uses several processes only where a step of all slots takes longer than 5 ms.
     success: "info" reads `success` or `is_success` from the step's info; "positive_final_reward" suits tasks such as ICU-Sepsis.
     """
 
