@@ -1,0 +1,1 @@
+"""Environments: tasks that are solved exactly, one door to all others, and behaviours that make logs."""

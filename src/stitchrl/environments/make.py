@@ -1,0 +1,224 @@
+"""One door to every environment: Gymnasium's, those of installed packages, and our own exactly solvable tasks."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.spec import Box, Discrete, Space, Spec
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium.vector import VectorEnv
+
+GRIDWORLD = "stitchrl/Gridworld-v0"
+ICU_SEPSIS = "stitchrl/ICU-Sepsis-v0"
+
+# Ids that appear once a package is imported: how they begin, its module, and what to install.
+_PACKAGES: tuple[tuple[str, str, str], ...] = (
+    ("PointMaze", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("AntMaze", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("Adroit", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("Fetch", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("HandManipulate", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("HandReach", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("FrankaKitchen", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
+    ("Sepsis/", "icu_sepsis", "pip install icu-sepsis"),
+    ("ALE/", "ale_py", "pip install ale-py"),
+    ("MiniGrid-", "minigrid", "pip install minigrid"),
+    ("BabyAI-", "minigrid", "pip install minigrid"),
+    ("MinAtar/", "minatar", "pip install minatar"),
+)
+_EXTRAS = {
+    "mujoco": "pip install 'gymnasium[mujoco]'",
+    "box2d": "pip install 'gymnasium[box2d]'",
+    "Box2D": "pip install 'gymnasium[box2d]'",
+}
+_STEPS: dict[str, int] = {GRIDWORLD: 100, ICU_SEPSIS: 500}
+
+
+def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
+
+    Ids: ours (`stitchrl/Gridworld-v0`, `stitchrl/ICU-Sepsis-v0`), Gymnasium's, and those of installed packages. A Dict observation
+    with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the nearest id, the
+    package to install, or the options that exist.
+    """
+    import gymnasium
+
+    _register_tasks()
+    _import_package(id)
+    try:
+        environment = gymnasium.make(id, disable_env_checker=True, **options)
+    except ConfigError:
+        raise
+    except gymnasium.error.DependencyNotInstalled as error:
+        raise ConfigError(
+            f"environment {id!r} needs a package that is not installed ({_first_line(error)}). {_install(id, error)}"
+        ) from None
+    except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
+        raise _unknown(id, error) from None
+    except ModuleNotFoundError as error:
+        module = error.name or id.partition(":")[0]
+        raise ConfigError(f"environment {id!r} needs the module {module!r}, which is not installed. {_install(id, error)}") from None
+    except ValueError as error:
+        raise ConfigError(f"environment {id!r} could not be made with {options}: {_first_line(error)}") from error
+    except TypeError as error:
+        raise _wrong_option(id, options, error) from error
+    return _flat(environment)
+
+
+def make_vector(
+    id: str, n: int, processes: int = 1, autoreset: Literal["next_step", "same_step", "disabled"] = "same_step", **options: Any
+) -> VectorEnv[Any, Any, Any]:
+    """Returns `n` copies as one Gymnasium vector environment: in this process, or each in its own where `processes` = n.
+
+    autoreset: with "same_step" the observation after an episode's end is the next one's first, and the last is in
+    `infos["final_obs"]`. Rollouts use `evaluation.slots`, which seeds every episode. Raises ConfigError, as `make` does.
+    """
+    from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
+
+    if n < 1 or processes not in (1, n):
+        raise ConfigError(f"{n} environments in {processes} processes; expected at least 1, in 1 process or as many as environments")
+    modes = {"next_step": AutoresetMode.NEXT_STEP, "same_step": AutoresetMode.SAME_STEP, "disabled": AutoresetMode.DISABLED}
+    if autoreset not in modes:
+        raise ConfigError(f"autoreset {autoreset!r} is unknown; expected one of {', '.join(modes)}")
+    make(id, **options).close()  # a mistake is told here, not by n processes
+    functions = [partial(make, id, **options)] * n
+    if processes == 1:
+        return SyncVectorEnv(functions, autoreset_mode=modes[autoreset])
+    return AsyncVectorEnv(functions, autoreset_mode=modes[autoreset])
+
+
+def spec_of(environment: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> Spec:
+    """Returns the spaces of an environment (of one copy, for a vector of them).
+
+    Real-valued spaces become float32 (uint8 stays), whatever the environment computes in. Raises ConfigError for other spaces
+    than Box, Discrete from 0, and the Dict of observation and desired goal that `make` flattens.
+    """
+    name = environment.spec.id if environment.spec is not None else type(environment).__name__
+    observation = getattr(environment, "single_observation_space", environment.observation_space)
+    action = getattr(environment, "single_action_space", environment.action_space)
+    return Spec(space_of(observation, f"{name}: observations"), space_of(action, f"{name}: actions"))
+
+
+def space_of(space: Any, where: str = "the space") -> Space:
+    """Returns our description of a Gymnasium space. Raises ConfigError for one that is neither Box nor Discrete from 0."""
+    from gymnasium import spaces
+
+    if isinstance(space, spaces.Discrete):
+        if space.start != 0:
+            raise ConfigError(f"{where} are integers from {space.start}; expected to begin at 0. Shift them in an ActionWrapper of yours")
+        return Discrete(int(space.n))
+    if isinstance(space, spaces.Box):
+        dtype = "uint8" if space.dtype == np.uint8 else "float32"
+        low, high = (_bound(x) for x in (space.low, space.high))
+        return Box(tuple(int(x) for x in space.shape), low, high, dtype)
+    raise ConfigError(
+        f"{where} are a {type(space).__name__} space; expected Box, Discrete, or a Dict with 'observation' and 'desired_goal'. "
+        "Flatten it, for instance by gymnasium.wrappers.FlattenObservation"
+    )
+
+
+def mdp_of(environment: gymnasium.Env[Any, Any]) -> Any:
+    """Returns the `TabularMDP` of one of our exactly solvable tasks, None for any other environment."""
+    return getattr(environment.unwrapped, "mdp", None)
+
+
+def _bound(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
+    flat = [float(x) for x in np.asarray(values).reshape(-1)]
+    return (flat[0],) if len(set(flat)) == 1 else tuple(flat)
+
+
+def _flat(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    from stitchrl.environments.goal_observations import GoalObservations, has_goal_observations
+
+    return GoalObservations(environment) if has_goal_observations(environment.observation_space) else environment
+
+
+def _gridworld(**options: Any) -> gymnasium.Env[Any, Any]:
+    from stitchrl.environments.tasks.gridworld import gridworld
+    from stitchrl.environments.tasks.tabular_environment import TabularEnvironment
+
+    return TabularEnvironment(gridworld(**options).mdp)
+
+
+def _icu_sepsis(**options: Any) -> gymnasium.Env[Any, Any]:
+    from stitchrl.environments.tasks.icu_sepsis import icu_sepsis
+    from stitchrl.environments.tasks.tabular_environment import TabularEnvironment
+
+    return TabularEnvironment(icu_sepsis(**options).mdp)
+
+
+def _register_tasks() -> None:
+    from gymnasium.envs.registration import register, registry
+
+    entries: dict[str, Any] = {GRIDWORLD: _gridworld, ICU_SEPSIS: _icu_sepsis}
+    for id, entry in entries.items():
+        if id not in registry:
+            register(id=id, entry_point=entry, max_episode_steps=_STEPS[id])
+
+
+def _import_package(id: str) -> None:
+    import gymnasium
+
+    if id in gymnasium.registry or ":" in id:
+        return
+    for prefix, module, install in _PACKAGES:
+        if id.startswith(prefix):
+            if find_spec(module) is None:
+                raise ConfigError(f"environment {id!r} comes from the package {module}, which is not installed. Run: {install}")
+            gymnasium.register_envs(import_module(module))
+
+
+def _unknown(id: str, error: Exception) -> ConfigError:
+    import gymnasium
+
+    if id in gymnasium.registry:  # known, but it refused
+        return ConfigError(f"environment {id!r} could not be made: {_first_line(error)}")
+    known = sorted(gymnasium.registry)
+    known.sort(key=lambda name: "/" not in name or name.startswith("stitchrl/"))  # of two alike, the plain one is meant
+    lower = {name.lower().rpartition("/")[2]: name for name in known}
+    near = difflib.get_close_matches(id.lower().rpartition("/")[2], lower, n=1, cutoff=0.3)
+    hint = f"Did you mean {lower[near[0]]!r}?" if near else "See `python -m gymnasium.envs.registration` for all ids"
+    return ConfigError(f"environment {id!r} is unknown to the {len(known)} environments installed. {hint}")
+
+
+def _install(id: str, error: Exception) -> str:
+    for prefix, _, install in _PACKAGES:
+        if id.startswith(prefix):
+            return f"Run: {install}"
+    for word, install in _EXTRAS.items():
+        if word in str(error):
+            return f"Run: {install}"
+    return f"Run: pip install {error.name}" if isinstance(error, ModuleNotFoundError) and error.name else "Install it with pip"
+
+
+def _wrong_option(id: str, options: dict[str, Any], error: TypeError) -> ConfigError:
+    import gymnasium
+
+    known = {"max_episode_steps", "render_mode"}
+    functions = {GRIDWORLD: "tasks.gridworld.gridworld", ICU_SEPSIS: "tasks.icu_sepsis.icu_sepsis"}
+    if id in functions:
+        module, _, name = f"stitchrl.environments.{functions[id]}".rpartition(".")
+        known |= set(inspect.signature(getattr(import_module(module), name)).parameters)
+    elif id in gymnasium.registry and (entry := gymnasium.registry[id].entry_point) is not None:
+        load = gymnasium.envs.registration.load_env_creator
+        known |= set(inspect.signature(load(entry) if isinstance(entry, str) else entry).parameters) - {"kwargs", "self"}
+    odd = sorted(set(options) - known)
+    if odd:
+        near = difflib.get_close_matches(odd[0], known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Options: {', '.join(sorted(known))}"
+        return ConfigError(f"environment {id!r} has no option {odd[0]!r}. {hint}")
+    return ConfigError(f"environment {id!r} could not be made with {options}: {_first_line(error)}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

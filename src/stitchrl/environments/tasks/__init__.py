@@ -1,0 +1,1 @@
+"""Small tasks whose optimum, and the value of any policy, is computed and not estimated."""

@@ -1,0 +1,97 @@
+"""Environments by id: ours, Gymnasium's, those of packages; and what is told when there is none."""
+
+import numpy as np
+import pytest
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.environments.make import GRIDWORLD, make, make_vector, mdp_of, space_of, spec_of
+
+
+def test_spec_of_discrete_and_box() -> None:
+    assert spec_of(make(GRIDWORLD)) == Spec(Discrete(54), Discrete(4))
+    pendulum = spec_of(make("Pendulum-v1"))
+    assert pendulum.observation == Box((3,), (-1.0, -1.0, -8.0), (1.0, 1.0, 8.0))
+    assert pendulum.action == Box((1,), (-2.0,), (2.0,))
+    assert spec_of(make("CartPole-v1")).action == Discrete(2)
+
+
+def test_goal_observations_become_one_box() -> None:
+    environment = make("PointMaze_UMaze-v3")
+    assert spec_of(environment) == Spec(Box((6,)), Box((2,), (-1.0,), (1.0,)))
+    seen, _ = environment.reset(seed=3)
+    raw = environment.unwrapped
+    assert seen.dtype == np.float32
+    np.testing.assert_allclose(seen, [*raw.point_env.data.qpos, *raw.point_env.data.qvel, *raw.goal], rtol=1e-6)  # type: ignore[attr-defined]
+    environment.close()
+
+
+def test_options_reach_the_environment() -> None:
+    environment = make(GRIDWORLD, map=["S.G"], slip=0.0, max_episode_steps=7)
+    assert mdp_of(environment).states == 3
+    assert environment.spec is not None
+    assert environment.spec.max_episode_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("id", "options", "message"),
+    [
+        ("Hoper-v5", {}, "Did you mean 'Hopper-v5'"),
+        ("CartPole-v7", {}, "Did you mean 'CartPole-v1'"),
+        ("PointMaze_Umaze-v3", {}, "Did you mean 'PointMaze_UMaze-v3'"),
+        ("gridworld", {}, "Did you mean 'stitchrl/Gridworld-v0'"),
+        ("zzzzqqqq", {}, "is unknown"),
+        ("nowhere:Thing-v0", {}, "'nowhere', which is not installed"),
+        (GRIDWORLD, {"slp": 0.1}, "no option 'slp'. Did you mean 'slip'"),
+        (GRIDWORLD, {"map": "clif"}, "map 'clif' is unknown"),
+        ("CartPole-v1", {"gravity": 1}, "no option 'gravity'. Options: max_episode_steps"),
+        ("CartPole-v1", {"max_episode_steps": -5}, "could not be made"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(id: str, options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as error:
+        make(id, **options)
+    assert "\n" not in str(error.value)
+
+
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stitchrl.environments.make.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="package minatar, which is not installed. Run: pip install minatar"):
+        make("MinAtar/Breakout-v9")
+
+
+def test_spaces_we_do_not_speak_are_refused() -> None:
+    from gymnasium import spaces
+
+    with pytest.raises(ConfigError, match="Tuple space; expected Box, Discrete"):
+        spec_of(make("Blackjack-v1"))
+    with pytest.raises(ConfigError, match="integers from 1"):
+        space_of(spaces.Discrete(3, start=1))
+    assert space_of(spaces.Box(0, 255, (4, 84, 84), np.uint8)) == Box((4, 84, 84), (0.0,), (255.0,), "uint8")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_vector_environments(processes: int) -> None:
+    environments = make_vector("CartPole-v1", 2, processes=processes, max_episode_steps=3)
+    seen, _ = environments.reset(seed=0)
+    assert seen.shape == (2, 4)
+    assert spec_of(environments) == spec_of(make("CartPole-v1"))
+    for _ in range(3):
+        *_, truncated, info = environments.step(np.array([0, 1]))
+    assert truncated.all()
+    assert len(info["final_obs"]) == 2
+    environments.close()
+    with pytest.raises(ConfigError, match="2 environments in 3 processes"):
+        make_vector("CartPole-v1", 2, processes=3)
+
+
+def test_stepping_a_tabular_environment_follows_its_table() -> None:
+    environment = make(GRIDWORLD, map=["S.G"], slip=0.0, step_cost=0.1)
+    assert environment.reset(seed=0)[0] == 0
+    assert environment.step(1)[:4] == (1, pytest.approx(-0.1), False, False)
+    assert environment.step(1)[:4] == (2, pytest.approx(0.9), True, False)
+    with pytest.raises(ConfigError, match="call reset first"):
+        environment.unwrapped.step(1)
+    assert environment.reset(options={"state": 1})[0] == 1
+    with pytest.raises(ConfigError, match="not terminal"):
+        environment.reset(options={"state": 2})
