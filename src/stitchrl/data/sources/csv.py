@@ -1,0 +1,149 @@
+"""CSV logs, one row a step, plain or gzipped; columns are named by a TableSchema."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import re
+import tempfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from stitchrl.core.errors import DataError
+from stitchrl.core.spec import Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.sources.frames import MAX_COLUMNS, put_frame
+from stitchrl.data.sources.isolation import Sink
+from stitchrl.data.sources.tables import TableSchema, build, rows_of
+
+MAX_BYTES = 16 << 30
+_LONGEST_HEADER = 1 << 20
+
+
+def read(
+    path: str | Path,
+    *,
+    schema: TableSchema | None = None,
+    spec: Spec | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Dataset:
+    """Returns the dataset of a CSV file; without a schema its columns must have this library's own names.
+
+    Raises DataError with file, row (the first below the header is 1) and column.
+    """
+    import polars as pl
+
+    path = Path(path)
+    source = _source(path, max_bytes)
+    names = _names(source, path)
+    resolved = _resolve(schema, names, path.name)
+    frame = None
+    for looked_at in (10_000, None):  # a column may look whole for long, and then not be
+        try:
+            if isinstance(source, io.BytesIO):
+                source.seek(0)
+            frame = pl.read_csv(source, columns=resolved.columns(), infer_schema_length=looked_at, low_memory=False)
+            break
+        except (pl.exceptions.PolarsError, OSError, UnicodeError) as error:
+            if looked_at is None:
+                text = " ".join(str(error).split())[:160]
+                raise DataError(
+                    f"{path.name}: not readable as CSV ({text}). Each row needs one cell for each of {len(names)} columns"
+                ) from None
+        except pl.exceptions.PanicException as error:
+            raise DataError(f"{path.name}: damaged; the CSV reader gave up ({str(error)[:120]})") from None
+    assert frame is not None
+    sink = Sink(None, max_bytes)
+    put_frame(frame, resolved.text_columns(), path.name, sink)
+    return build(sink.columns(), resolved, path.name, spec, metadata)
+
+
+def write(dataset: Dataset, path: str | Path) -> None:
+    """Writes episode, time, obs_0 …, action …, reward, terminal, timeout; a last row an episode holds its final observation."""
+    path = Path(path)
+    frame = frame_of(dataset, path.name)
+    replace_file(path, lambda temporary: frame.write_csv(temporary))
+
+
+def frame_of(dataset: Dataset, where: str) -> Any:
+    """Returns the polars frame of a dataset's table, with its empty cells."""
+    import polars as pl
+
+    table, empty = rows_of(dataset, where)
+    frame = pl.DataFrame({name: column for name, column in table.items()})
+    masks = {name: pl.Series(mask) for name, mask in empty.items()}
+    return frame.with_columns([pl.when(~masks[name]).then(pl.col(name)).alias(name) for name in masks])
+
+
+def replace_file(path: Path, write_to: Any) -> None:
+    """Calls `write_to(temporary path)` and puts the outcome at `path`, complete or not at all. Raises DataError."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        write_to(temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: could not be written ({str(error)[:120]}); nothing was left behind") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+
+
+def _source(path: Path, max_bytes: int) -> Path | io.BytesIO:
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            zipped = stream.read(2) == b"\x1f\x8b"
+        if not zipped:
+            if size > max_bytes:
+                raise DataError(f"{path.name}: {size:,} bytes; expected at most {max_bytes:,}. Raise max_bytes, or convert to Parquet")
+            return path
+        limit = min(max_bytes, max(256 << 20, 200 * size))
+        plain = io.BytesIO()
+        with gzip.open(path) as unzipped:
+            while piece := unzipped.read(4 << 20):
+                plain.write(piece)
+                if plain.tell() > limit:
+                    raise DataError(f"{path.name}: {size:,} bytes that unpack to over {limit:,}; refused as a decompression bomb")
+        return plain
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+
+
+def _names(source: Path | io.BytesIO, path: Path) -> list[str]:
+    import polars as pl
+
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+        start = source.readline(_LONGEST_HEADER + 1)
+    else:
+        with source.open("rb") as stream:
+            start = stream.readline(_LONGEST_HEADER + 1)
+    if len(start) > _LONGEST_HEADER or not start.strip():
+        raise DataError(
+            f"{path.name}: its first line is {'empty' if not start.strip() else 'over 1 MiB long'}; expected the names of columns"
+        )
+    try:
+        names = pl.read_csv(io.BytesIO(start), n_rows=0).columns
+    except (pl.exceptions.PolarsError, UnicodeError) as error:
+        raise DataError(f"{path.name}: its first line is not the names of columns ({str(error)[:120]})") from None
+    if len(names) > MAX_COLUMNS:
+        raise DataError(f"{path.name}: {len(names):,} columns; expected at most {MAX_COLUMNS:,}")
+    twice = next((x for x in names if re.search(r"_duplicated_\d+$", x)), None)
+    if twice is not None:
+        raise DataError(f"{path.name}: the column '{twice.rsplit('_duplicated_', 1)[0]}' appears twice. Rename one")
+    return names
+
+
+def _resolve(schema: TableSchema | None, names: list[str], where: str) -> TableSchema:
+    try:
+        return (schema or TableSchema.of_columns(names)).resolve(names)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from None
