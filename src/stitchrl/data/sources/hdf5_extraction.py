@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -98,6 +98,7 @@ def _open(path: Path) -> Any:
         raise DataError(f"{path.name}: not a readable HDF5 file, or cut ({' '.join(str(error).split())[:120]})") from None
 
 
+@final
 class _Checker:
     def __init__(self, path: Path, file: Any, max_objects: int) -> None:
         self._where, self._size, self._left, self._most = path.name, path.stat().st_size, max_objects, max_objects

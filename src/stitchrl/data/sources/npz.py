@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -57,6 +57,7 @@ def write(dataset: Dataset, path: str | Path, compressed: bool = False) -> None:
         Path(temporary).unlink(missing_ok=True)
 
 
+@final
 class _Archive(Mapping[str, Array]):
     """The arrays of a checked archive; each is read when it is looked up."""
 

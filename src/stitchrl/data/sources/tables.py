@@ -134,6 +134,7 @@ def build(columns: Mapping[str, Array], schema: TableSchema, where: str, spec: S
         raise DataError(f"{where}: {error}") from None
 
 
+@final
 class _Table:
     """The rows in the order of their episodes; `rows` are their numbers in the file, from 1."""
 
