@@ -34,3 +34,18 @@ def losses(
         return result
 
     return one(parameters, rows, noise) if count == 1 else vmap(one)(parameters, rows, noise)
+
+
+@torch.no_grad()
+def believed_value(template: Algorithm, parameters: Mapping[str, Tensor], observations: Tensor) -> float | None:
+    """Returns the mean value that one seed believes its policy has at observations `[B, *O]`; None for an algorithm without one."""
+    own = dict(template.named_parameters())
+    before = {name: own[name].data for name in own}
+    try:
+        for name, value in parameters.items():
+            own[name].data = value.detach()
+        values = template.believed_value(observations)
+    finally:
+        for name, value in before.items():
+            own[name].data = value
+    return None if values is None else float(values.mean())

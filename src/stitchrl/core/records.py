@@ -1,0 +1,150 @@
+"""What a run writes while it learns: metrics.jsonl and evaluations.jsonl, TensorBoard events beside them, W&B and MLflow if asked."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import to_json_line, write_atomically
+
+Scalars = Mapping[str, list[float]]  # name -> one number a seed
+
+
+@final
+@dataclass(frozen=True)
+class Logging:
+    """Where metrics go beside metrics.jsonl, which is always written."""
+
+    tensorboard: bool = True
+    wandb_project: str | None = None
+    """log to this Weights & Biases project (pip install wandb)"""
+    mlflow_experiment: str | None = None
+    """log to this MLflow experiment (pip install mlflow)"""
+    quiet: bool = False
+    """print nothing while training"""
+
+
+@final
+class Records:
+    """Appends to a run's records; on resuming, what was written after the checkpoint is cut off first, so that nothing is there twice."""
+
+    def __init__(self, directory: Path, settings: Logging, config: Mapping[str, Any], resume_step: int, seconds: float) -> None:
+        self.directory = directory
+        self.began = time.perf_counter() - seconds
+        self.dropped = 0
+        for name in ("metrics.jsonl", "evaluations.jsonl"):
+            cut_after(directory / name, resume_step)
+        self.sinks: list[Callable[[int, Scalars], None]] = []
+        if settings.tensorboard:
+            self.sinks.append(_tensorboard(directory / "tensorboard", resume_step))
+        if settings.wandb_project is not None:
+            self.sinks.append(_wandb(settings.wandb_project, directory, config))
+        if settings.mlflow_experiment is not None:
+            self.sinks.append(_mlflow(settings.mlflow_experiment, directory, config))
+
+    @property
+    def seconds(self) -> float:
+        """Time since the run began, without the time between a stop and its resume."""
+        return time.perf_counter() - self.began
+
+    def metrics(self, step: int, steps_per_second: float, values: Scalars) -> None:
+        """Writes one line of metrics."""
+        line = {"step": step, "seconds": round(self.seconds, 3), "steps_per_second": round(steps_per_second, 2), **values}
+        self._append("metrics.jsonl", line)
+        self._send(step, values)
+
+    def evaluation(self, line: Mapping[str, Any]) -> None:
+        """Writes one line of evaluations, and the means of its returns as metrics elsewhere."""
+        self._append("evaluations.jsonl", dict(line))
+        means = {}
+        for name in ("returns", "normalized", "successes"):
+            if line.get(name):
+                means[f"evaluation/{name}"] = [sum(episodes) / len(episodes) for episodes in line[name]]
+        for name in ("exact_value", "believed_value"):
+            if line.get(name):
+                means[f"evaluation/{name}"] = line[name]
+        self._send(int(line["step"]), means)
+
+    def _append(self, name: str, line: Any) -> None:
+        try:
+            with (self.directory / name).open("a") as file:
+                file.write(to_json_line(line) + "\n")
+        except OSError as error:  # a full disk must not end a run that still learns
+            self._lost(error)
+
+    def _send(self, step: int, values: Scalars) -> None:
+        for sink in self.sinks:
+            try:
+                sink(step, values)
+            except OSError as error:
+                self._lost(error)
+
+    def _lost(self, error: OSError) -> None:
+        self.dropped += 1
+        if self.dropped == 1:
+            warnings.warn(f"{self.directory}: records cannot be written ({error.strerror}); training goes on without them", stacklevel=3)
+
+
+def cut_after(path: Path, step: int) -> None:
+    """Removes lines of later steps, and a last line torn by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def _by_seed(values: Scalars) -> dict[str, float]:
+    flat = {}
+    for name, numbers in values.items():
+        for i, number in enumerate(numbers):
+            flat[name if len(numbers) == 1 else f"{name}/seed_{i}"] = number
+    return flat
+
+
+def _tensorboard(directory: Path, resume_step: int) -> Callable[[int, Scalars], None]:
+    from tensorboard.compat.proto import event_pb2, summary_pb2
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    writer = EventFileWriter(str(directory))
+    if resume_step:  # readers then leave out what an earlier process wrote past its checkpoint
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        writer.add_event(event_pb2.Event(wall_time=time.time(), step=resume_step + 1, session_log=start))
+
+    def write(step: int, values: Scalars) -> None:
+        scalars = [summary_pb2.Summary.Value(tag=name, simple_value=number) for name, number in _by_seed(values).items()]
+        writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=scalars)))
+        writer.flush()
+
+    return write
+
+
+def _wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Callable[[int, Scalars], None]:
+    try:
+        import wandb
+    except ImportError:
+        raise ConfigError("--logging.wandb-project needs Weights & Biases: pip install wandb") from None
+    run = wandb.init(project=project, dir=str(directory), name=directory.name, config=dict(config), resume="allow")
+    return lambda step, values: run.log(_by_seed(values), step=step)
+
+
+def _mlflow(experiment: str, directory: Path, config: Mapping[str, Any]) -> Callable[[int, Scalars], None]:
+    try:
+        import mlflow
+    except ImportError:
+        raise ConfigError("--logging.mlflow-experiment needs MLflow: pip install mlflow") from None
+    mlflow.set_experiment(experiment)
+    mlflow.start_run(run_name=directory.name)
+    mlflow.log_dict(dict(config), "config.json")
+    return lambda step, values: mlflow.log_metrics(_by_seed(values), step=step)

@@ -1,0 +1,191 @@
+"""A policy as its users meet it: observations of the task in, actions of the task out, for one seed or several at once.
+
+Saved as `policy/`: config.json, model.safetensors (the policy's parameters alone) and normalizers.safetensors (the changes of
+scale it was trained with, without which it cannot be loaded). Nothing is unpickled, and loading needs no training code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.func import functional_call, vmap
+
+from stitchrl import algorithms
+from stitchrl.core import randomness
+from stitchrl.core.algorithm import Algorithm, build
+from stitchrl.core.errors import CheckpointError, DataError
+from stitchrl.core.files import read_json, write_json
+from stitchrl.core.settings import read_settings, to_json
+from stitchrl.core.spec import Discrete, Spec
+from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
+
+FORMAT = 1
+
+
+@final
+class Agent:
+    """Policies of S seeds of one algorithm, with the transforms between the task and what they learned on."""
+
+    def __init__(
+        self, name: str, template: Algorithm, parameters: Mapping[str, Tensor], spec: Spec, transforms: Sequence[Affine], seeds: Sequence[int]
+    ) -> None:
+        self.name = name
+        self.config = template.config
+        self.spec = spec
+        self.transforms = list(transforms)
+        self.seeds = tuple(seeds)
+        self.policy = template.policy().eval()
+        self.parameters = {k: parameters[v].detach() for k, v in _names(self.policy, template).items()}
+        self._generators = [randomness.generator(seed, "acting") for seed in self.seeds]
+
+    @torch.inference_mode()
+    def act(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
+        """Returns actions `[S, N, *A]` (int64 `[S, N]` where discrete) in the task's units for observations `[S, N, *O]`.
+
+        The mode or mean of the policy; `sampled` draws from it, reproducibly from each seed's own generator.
+        """
+        seeds, count = observations.shape[:2]
+        x = self._observations(observations)
+        noise = self._noise(count) if sampled else None
+        actions = self._map(lambda p, o, z: functional_call(self.policy, p, (o, z)), x, noise).cpu().numpy()
+        if isinstance(self.spec.action, Discrete):
+            return actions  # type: ignore[no-any-return]
+        flat = actions.reshape(seeds * count, *self.spec.action.shape)
+        for transform in reversed(self.transforms):
+            if transform.column == "actions":
+                flat = transform.inverse(flat)
+        return flat.reshape(seeds, count, *self.spec.action.shape)
+
+    def predict(self, observations: np.ndarray, *, seed: int | None = None, sampled: bool = False) -> np.ndarray:
+        """Returns actions `[N, *A]` of one seed (the first unless told) for observations `[N, *O]`; raises DataError for other shapes."""
+        shape = () if isinstance(self.spec.observation, Discrete) else self.spec.observation.shape
+        observations = np.asarray(observations)
+        if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
+            raise DataError(f"observations have shape {list(observations.shape)}; expected [N, {', '.join(map(str, shape))}] as in the data")
+        return self.of_seed(self.seeds[0] if seed is None else seed).act(observations[None], sampled=sampled)[0]
+
+    @torch.inference_mode()
+    def action_probabilities(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
+        """Returns `[S, N, n]`, the probability of each discrete action: of `predict`'s greedy choice, or of `sampled` ones."""
+        x = self._observations(np.broadcast_to(observations, (len(self.seeds), *observations.shape)))
+        calls = _Probabilities(self.policy, sampled)
+        prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
+        result: Tensor = self._map(lambda p, o, _: functional_call(calls, p, (o,)), x, None, prefixed)
+        return result.cpu().numpy()
+
+    def of_seed(self, seed: int) -> Agent:
+        """Returns the policy of one seed alone."""
+        if seed not in self.seeds:
+            raise DataError(f"the policy has no seed {seed}; it has {', '.join(map(str, self.seeds))}")
+        if len(self.seeds) == 1:
+            return self
+        i = self.seeds.index(seed)
+        alone = object.__new__(Agent)
+        alone.__dict__.update(self.__dict__)
+        alone.seeds, alone._generators = (seed,), [self._generators[i]]
+        alone.parameters = {name: value[i] for name, value in self.parameters.items()}
+        return alone
+
+    def save(self, directory: Path) -> None:
+        """Writes config.json, model.safetensors and normalizers.safetensors into a directory."""
+        from safetensors.numpy import save_file as save_arrays
+        from safetensors.torch import save_file
+
+        directory.mkdir(parents=True, exist_ok=True)
+        described, arrays = to_state(self.transforms)
+        save_file({name: value.cpu().contiguous().clone() for name, value in self.parameters.items()}, directory / "model.safetensors")
+        save_arrays(arrays, directory / "normalizers.safetensors")
+        config = {"format": FORMAT, "algorithm": self.name, "settings": to_json(self.config), "spec": self.spec.to_json()}
+        write_json(directory / "config.json", config | {"transforms": described, "seeds": list(self.seeds)})
+
+    def _observations(self, observations: np.ndarray) -> Tensor:
+        seeds, count = observations.shape[:2]
+        device = next(iter(self.parameters.values())).device
+        if isinstance(self.spec.observation, Discrete):
+            return torch.as_tensor(np.asarray(observations, dtype=np.int64), device=device)
+        flat = np.asarray(observations, dtype=np.float32).reshape(seeds * count, *self.spec.observation.shape)
+        x = apply(self.transforms, "observations", flat).reshape(observations.shape)
+        return torch.as_tensor(np.ascontiguousarray(x), device=device).to(next(iter(self.parameters.values())).dtype)
+
+    def _noise(self, count: int) -> Tensor | None:
+        kind = self.policy.noise(count)
+        if kind is None:
+            return None
+        first = next(iter(self.parameters.values()))
+        return torch.stack([kind.draw(1, g)[0] for g in self._generators]).to(first.device, first.dtype)
+
+    def _map(self, call: Any, x: Tensor, noise: Tensor | None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
+        parameters = self.parameters if parameters is None else parameters
+        if len(self.seeds) == 1:
+            result: Tensor = call(dict(parameters), x[0], None if noise is None else noise[0])
+            return result.unsqueeze(0)
+        if noise is None:
+            return vmap(lambda p, o: call(p, o, None))(dict(parameters), x)  # type: ignore[no-any-return]
+        return vmap(call)(dict(parameters), x, noise)  # type: ignore[no-any-return]
+
+
+@final
+class _Probabilities(torch.nn.Module):
+    """A policy's action probabilities as a module's forward, so that they can be called with parameters of a seed."""
+
+    def __init__(self, policy: Any, sampled: bool) -> None:
+        super().__init__()
+        self.policy = policy
+        self.sampled = sampled
+
+    def forward(self, observations: Tensor) -> Tensor:
+        if self.sampled and hasattr(self.policy, "all_log_probabilities"):
+            return self.policy.all_log_probabilities(observations).exp()  # type: ignore[no-any-return]
+        return self.policy.action_probabilities(observations)  # type: ignore[no-any-return]
+
+
+def load(directory: Path) -> Agent:
+    """Returns the saved policy of a run directory or of its `policy/`; raises CheckpointError for a missing, damaged or foreign part."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file as load_arrays
+    from safetensors.torch import load_file
+
+    if (directory / "policy").is_dir():
+        directory = directory / "policy"
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such run or policy")
+    config = read_json(directory / "config.json")
+    for file in ("model.safetensors", "normalizers.safetensors"):
+        if not (directory / file).is_file():
+            raise CheckpointError(f"{directory}: '{file}' is missing; a policy is only complete with config.json, model and normalizers")
+    missing = {"format", "algorithm", "settings", "spec", "transforms", "seeds"} - set(config)
+    if missing or config["format"] != FORMAT:
+        raise CheckpointError(f"{directory}/config.json: not a policy of format {FORMAT} (missing: {', '.join(sorted(missing)) or 'nothing'})")
+    try:
+        arrays, tensors = load_arrays(directory / "normalizers.safetensors"), load_file(directory / "model.safetensors")
+    except SafetensorError as error:
+        raise CheckpointError(f"{directory}: not a safetensors file ({error})") from None
+    kind, settings = algorithms.find(config["algorithm"])
+    spec = Spec.from_json(config["spec"])
+    transforms = from_state(config["transforms"], arrays)
+    template = build(kind, read_settings(settings, _tuples(config["settings"]), str(directory)), learner_spec(spec, transforms), 0)
+    names = _names(template.policy(), template)
+    stacked = (len(config["seeds"]),) if len(config["seeds"]) > 1 else ()
+    own = dict(template.named_parameters())
+    for name, full in names.items():
+        found = tensors.get(name)
+        if found is None or found.shape != (*stacked, *own[full].shape) or not bool(torch.isfinite(found).all()):
+            raise CheckpointError(f"{directory}/model.safetensors: '{name}' is missing, of another shape, or not finite")
+    if extra := set(tensors) - set(names):
+        raise CheckpointError(f"{directory}/model.safetensors: holds '{sorted(extra)[0]}', which this policy does not have")
+    return Agent(config["algorithm"], template, {names[k]: v for k, v in tensors.items()}, spec, transforms, config["seeds"])
+
+
+def _names(policy: torch.nn.Module, template: Algorithm) -> dict[str, str]:
+    """The policy's parameter names -> the algorithm's names of the same parameters."""
+    by_identity = {id(parameter): name for name, parameter in template.named_parameters()}
+    return {name: by_identity[id(parameter)] for name, parameter in policy.named_parameters()}
+
+
+def _tuples(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}

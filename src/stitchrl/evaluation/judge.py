@@ -1,0 +1,114 @@
+"""What a policy is worth: rolled out in its environment, exactly where the task's model is known, and what its learner believes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from stitchrl.core.settings import Count
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.transforms import apply
+from stitchrl.evaluation.agent import Agent
+from stitchrl.evaluation.references import Reference, reference_for
+from stitchrl.evaluation.rollout import rollout
+from stitchrl.training import seeds
+from stitchrl.training.learner import Learner
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """When and how policies are judged while they learn."""
+
+    every: int = 0
+    """steps between evaluations; 0: only at the end"""
+    episodes: Count = 10
+    """for each seed"""
+    sampled: bool = False
+    """draw actions from the policy instead of taking its mode or mean"""
+    parallel: Count = 10
+    """environments at a time for each seed"""
+    processes: Count | None = None
+    """that step them; None: chosen by the cost of a step"""
+    seed: int = 10_000
+    """of the evaluation's episodes"""
+
+
+@final
+class Judge:
+    """Judges the policies of one run, always on the same episodes."""
+
+    def __init__(
+        self, settings: Evaluation, dataset: Dataset, environment: str | None, options: Mapping[str, Any], algorithm_settings: Any, seed_numbers: Sequence[int]
+    ) -> None:
+        self.settings, self.environment, self.options = settings, environment, dict(options)
+        self.discount = float(getattr(algorithm_settings, "discount", 1.0))
+        self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
+        self.reference: Reference | None = None
+        self.mdp: Any = None
+        self.seeds = list(seed_numbers)
+        if environment is not None:
+            from stitchrl.environments.make import make, mdp_of
+
+            opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had
+            self.mdp = mdp_of(opened)
+            opened.close()
+            self.reference = reference_for(environment, dataset.metadata)
+
+    def judge(self, agent: Agent, learner: Learner | None, step: int, seconds: float, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+        """Returns the line for evaluations.jsonl, or None without an environment or when stopped before an episode ended."""
+        if self.environment is None:
+            return None
+        s = self.settings
+        result = rollout(
+            lambda observations, _: agent.act(observations, sampled=s.sampled),
+            self.environment,
+            episodes=s.episodes,
+            seeds=self.seeds,
+            seed=s.seed,
+            discount=self.discount,
+            parallel=s.parallel,
+            processes=s.processes,
+            environment_options=self.options,
+            should_stop=should_stop,
+        )
+        if not result.complete:
+            return None
+        believed = None if learner is None else self.believed(learner, agent)
+        exact = self.exact(agent)
+        return result.record(
+            step=step, seconds=seconds, environment=self.environment, reference=self.reference, exact_value=exact, believed_value=believed
+        )
+
+    def exact(self, agent: Agent) -> list[float] | None:
+        """Returns the exact value of each seed's policy from the task's starts, where the task's model is known; it acts as it is rolled out."""
+        if self.mdp is None:
+            return None
+        from stitchrl.environments.tasks.tabular import policy_value
+
+        table = agent.action_probabilities(np.arange(self.mdp.states), sampled=self.settings.sampled).astype(np.float64)
+        return [policy_value(self.mdp, p / p.sum(-1, keepdims=True)) for p in table]
+
+    def believed(self, learner: Learner, agent: Agent) -> list[float] | None:
+        """Returns the mean value that each seed's learner believes its policy has where episodes start, in the log's units of reward.
+
+        None where the algorithm has no value of its policy, or where rewards were shifted, which leaves no way back.
+        """
+        rewards = [t for t in agent.transforms if t.column == "rewards"]
+        if any(np.any(t.shift != 0) for t in rewards):
+            return None
+        starts = torch.as_tensor(apply(agent.transforms, "observations", self.starts), device=learner.device)
+        if starts.is_floating_point():
+            starts = starts.to(next(iter(learner.update.parameters.values())).dtype)
+        scale = float(np.prod([t.scale.item() for t in rewards]))
+        found = []
+        for i in range(len(learner.seeds)):
+            value = seeds.believed_value(learner.template, learner.parameters_of(i), starts)
+            if value is None:
+                return None
+            found.append(value / scale)
+        return found

@@ -1,0 +1,294 @@
+"""One experiment: data, algorithm, training and evaluation become one run directory of plain files."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+import stitchrl
+from stitchrl import algorithms
+from stitchrl.core.errors import ConfigError, DataError, DivergenceError
+from stitchrl.core.files import write_json
+from stitchrl.core.records import Logging, Records
+from stitchrl.core.settings import Fraction, Positive, check_settings, read_settings, to_json
+from stitchrl.core.spec import Discrete
+from stitchrl.data import transforms as scales
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.sampling import rows_of
+from stitchrl.evaluation.agent import Agent
+from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.training import checkpoint, compilation, run_directory
+from stitchrl.training.learner import Learner, Training
+from stitchrl.training.trainer import listening, train
+
+
+@final
+@dataclass(frozen=True)
+class Preprocessing:
+    """Changes of the log before learning; what they measured is saved with the policy."""
+
+    standardize_observations: bool = False
+    """(x - mean) / (std + epsilon) for each dimension"""
+    observation_epsilon: Positive = 1e-3
+    return_range: Positive | None = None
+    """scale rewards so that the range of the logged returns is this (IQL on locomotion: 1000)"""
+    reward_scale: float = 1.0
+    reward_shift: float = 0.0
+    """r * scale + shift"""
+    best_episodes: Fraction = 1.0
+    """keep this share of the episodes, those of the highest return (filtered behaviour cloning: 0.1)"""
+
+
+@final
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with. `signal` is set if one stopped it before its last step."""
+
+    path: Path
+    agent: Agent
+    step: int
+    metrics: dict[str, list[float]]
+    evaluation: dict[str, Any] | None
+    signal: int | None = None
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """All that decides a run's numbers."""
+
+    algorithm: str
+    settings: Any
+    seeds: tuple[int, ...]
+    training: Training = field(default_factory=Training)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+
+def plan(
+    algorithm: str,
+    *,
+    settings: Any = None,
+    seeds: int | Sequence[int] = 1,
+    training: Training | None = None,
+    preprocessing: Preprocessing | None = None,
+    evaluation: Evaluation | None = None,
+) -> Plan:
+    """Returns a checked plan; `settings` is the algorithm's config or a mapping of some of its fields; `seeds` a number of seeds or their list.
+
+    Raises ConfigError naming the setting that is unknown, of the wrong type, or out of range.
+    """
+    _, kind = algorithms.find(algorithm)
+    if settings is None or isinstance(settings, Mapping):
+        settings = read_settings(kind, settings or {}, algorithm)
+    elif not isinstance(settings, kind):
+        raise ConfigError(f"settings are a {type(settings).__name__}; '{algorithm}' takes a {kind.__name__}")
+    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
+        raise ConfigError(f"seeds are {seeds!r}; expected a number of at least 1, or different integers of at least 0")
+    made = Plan(algorithm, settings, numbers, training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation())
+    for part, where in ((settings, algorithm), (made.training, "training"), (made.preprocessing, "preprocessing"), (made.evaluation, "evaluation")):
+        check_settings(part, where)
+    return made
+
+
+def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]:
+    """Returns the log and the transforms that a plan learns from; raises DataError for values that are not finite."""
+    _check(dataset, plan)
+    p = plan.preprocessing
+    transforms = scales.scale_actions(dataset)
+    if p.standardize_observations:
+        transforms.append(scales.standardize_observations(dataset, p.observation_epsilon))
+    if p.return_range is not None:  # of all episodes, before any is left out
+        transforms.append(scales.scale_returns(dataset, p.return_range))
+    if (p.reward_scale, p.reward_shift) != (1.0, 0.0):
+        transforms.append(scales.affine_rewards(p.reward_scale, p.reward_shift))
+    if p.best_episodes < 1:
+        count = max(1, round(p.best_episodes * dataset.episodes))
+        best = np.argsort(-dataset.returns(), kind="stable")[:count]
+        dataset = dataset.select(np.sort(best))
+    return dataset, transforms
+
+
+def device_of(name: str) -> torch.device:
+    """Returns the device; `auto` is CUDA where there is one. Raises ConfigError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device '{name}' cannot be used ({str(error).splitlines()[0][:150]}); use cpu, cuda or auto") from None
+    return device
+
+
+def make_learner(plan: Plan, dataset: Dataset, transforms: list[scales.Affine]) -> Learner:
+    """Returns a learner on the device with the log's rows there, or streamed to it where they are too many."""
+    algorithm, _ = algorithms.find(plan.algorithm)
+    device = device_of(plan.training.device)
+    rows = rows_of(dataset, algorithm.batch, transforms, device, memory_limit(device))
+    return Learner(algorithm, plan.settings, scales.learner_spec(dataset.spec, transforms), rows, plan.seeds, plan.training, device)
+
+
+def memory_limit(device: torch.device) -> int:
+    """Returns the bytes that a packed log may take: half of what is free."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0] // 2)
+    return int(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2)
+
+
+def run_experiment(
+    plan: Plan,
+    dataset: Dataset,
+    *,
+    path: Path,
+    source: str,
+    environment: str | None = None,
+    environment_options: Mapping[str, Any] | None = None,
+    logging: Logging | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_change: Sequence[str] = (),
+    show: Any = None,
+) -> Result:
+    """Returns the result of a run, written to its directory `path`; with `resume`, continued from the newest complete checkpoint.
+
+    `show(step, steps, steps_per_second, metrics)` is told of every line of metrics. A signal (SIGINT, SIGTERM) saves a checkpoint and ends the
+    run early; a second one ends it at once. Raises DivergenceError after writing crash_report.json; CheckpointError, DataError, ConfigError.
+    """
+    logging = logging or Logging()
+    data, transforms = prepare(dataset, plan)
+    judge = Judge(plan.evaluation, dataset, environment, environment_options or {}, plan.settings, plan.seeds)
+    config = describe(plan, dataset, transforms, source, environment, environment_options or {}, logging)
+    with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
+        learner = make_learner(plan, data, transforms)
+        torch.set_num_threads(compilation.threads(plan.training.threads, _operations(learner)))
+        seconds = 0.0
+        if resume and checkpoint.steps(path / "checkpoints"):
+            tensors, extra = checkpoint.load_newest(path / "checkpoints")
+            learner.restore(tensors, int(extra["step"]))
+            seconds = float(extra["seconds"])
+        records = Records(path, logging, config, learner.step, seconds)
+        last: dict[str, Any] = {}
+
+        def agent() -> Agent:
+            return Agent(plan.algorithm, learner.template, learner.update.parameters, dataset.spec, transforms, plan.seeds)
+
+        def log(step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
+            records.metrics(step, steps_per_second, metrics)
+            last["metrics"] = metrics
+            if show is not None:
+                show(step, plan.training.steps, steps_per_second, metrics)
+
+        def save(step: int) -> None:
+            settings = plan.training
+            checkpoint.save(path / "checkpoints", step, learner.tensors(), {"seconds": records.seconds}, settings.keep_checkpoints)
+
+        def evaluate(step: int) -> None:
+            line = judge.judge(agent(), learner, step, records.seconds, stop)
+            if line is not None:
+                records.evaluation(line)
+                last["evaluation"] = line
+
+        try:
+            train(learner, log=log, save=save, evaluate=evaluate, evaluate_every=plan.evaluation.every or plan.training.steps, stop=stop)
+        except DivergenceError as error:
+            _crash_report(path, learner, error)
+            raise
+        agent().save(path / "policy")
+        return Result(path, agent(), learner.step, last.get("metrics", {}), last.get("evaluation"), stop.signal)
+
+
+def describe(
+    plan: Plan,
+    dataset: Dataset,
+    transforms: list[scales.Affine],
+    source: str,
+    environment: str | None,
+    environment_options: Mapping[str, Any],
+    logging: Logging,
+) -> dict[str, Any]:
+    """Returns a run's config.json."""
+    device = device_of(plan.training.device)
+    compiled, reason = compilation.choose(plan.training.compile, plan.training.steps, device)
+    metadata = dataset.metadata
+    return {
+        "format": 1,
+        "version": stitchrl.__version__,
+        "algorithm": plan.algorithm,
+        "settings": to_json(plan.settings),
+        "seeds": list(plan.seeds),
+        "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},
+        "preprocessing": to_json(plan.preprocessing),
+        "evaluation": to_json(plan.evaluation),
+        "data": {
+            "source": source,
+            "name": str(metadata.get("name", source)),
+            "fingerprint": dataset.fingerprint(),
+            "episodes": dataset.episodes,
+            "steps": len(dataset),
+            "transforms": [t.description for t in transforms],
+            "reference": metadata.get("reference"),
+        },
+        "spec": dataset.spec.to_json(),
+        "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},
+        "logging": to_json(logging),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _check(dataset: Dataset, plan: Plan) -> None:
+    algorithm, _ = algorithms.find(plan.algorithm)
+    kind = "discrete" if isinstance(dataset.spec.action, Discrete) else "box"
+    if algorithm.action_space not in ("any", kind):
+        fitting = [name for name in algorithms.names() if algorithms.find(name)[0].action_space in ("any", kind)]
+        words = {"discrete": "integer", "box": "real-valued"}
+        raise ConfigError(
+            f"'{plan.algorithm}' needs {words[algorithm.action_space]} actions; these data have {words[kind]} ones. Choose from {', '.join(fitting)}"
+        )
+    for name in ("observations", "actions", "rewards"):
+        _check_finite(dataset, name)
+    discount = getattr(plan.settings, "discount", None)
+    if discount == 1.0 and not bool(dataset.columns["terminals"].any()):
+        raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
+
+
+def _check_finite(dataset: Dataset, name: str) -> None:
+    column = dataset.columns[name]
+    if column.dtype.kind != "f":
+        return
+    for start in range(0, len(column), 200_000):
+        wrong = np.flatnonzero(~np.isfinite(column[start : start + 200_000]).reshape(len(column[start : start + 200_000]), -1).all(1))
+        if len(wrong):
+            row = start + int(wrong[0])
+            episode = int(np.searchsorted(dataset.offsets, row, side="right") - 1)
+            raise DataError(
+                f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in episode {episode}, step {row - int(dataset.offsets[episode])} "
+                f"(row {row:,}); every value must be a finite number. `stitchrl data validate` lists all such rows"
+            )
+
+
+def _operations(learner: Learner) -> float:
+    """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled."""
+    weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
+    repeats = max((kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1)
+    return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))
+
+
+def _crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
+    from safetensors.torch import save_file
+
+    rows, index = learner.last_batch()
+    save_file({"rows": rows.cpu().contiguous(), "index": index.cpu().contiguous()}, path / "crash_batch.safetensors")
+    report = {"error": str(error), "step": learner.step, "seeds": list(learner.seeds), "batch": "crash_batch.safetensors", "time": time.time()}
+    report["last_checkpoint"] = max(checkpoint.steps(path / "checkpoints"), default=None)
+    write_json(path / "crash_report.json", report | {"command": sys.argv})

@@ -1,0 +1,73 @@
+"""The directory of a run: who may write in it, and whether it is the run it is taken for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from stitchrl.core.errors import CheckpointError
+from stitchrl.core.files import locked, read_json, write_json
+
+# What may differ between a run and its resume without another answer to "which run is this?"
+FREE = ("version", "versions", "training.device", "training.threads", "training.log_every", "training.save_every", "training.keep_checkpoints",
+        "logging", "evaluation", "data.source", "command")  # fmt: skip
+
+
+@contextmanager
+def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool, allow_change: Sequence[str] = ()) -> Iterator[None]:
+    """Holds a run directory ready for writing; raises CheckpointError if it is in use, holds another run, or cannot be written."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with locked(path):
+            _prepare(path, config, resume, overwrite, allow_change)
+            yield
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --run") from None
+
+
+def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
+    file = path / "config.json"
+    if resume:
+        if not file.exists():
+            raise CheckpointError(f"{path}: no run to resume here (no config.json); leave --resume out to start one")
+        differences = changed(read_json(file), config)
+        refused = [line for name, line in differences.items() if not _covered(name, (*FREE, *allow_change))]
+        if refused:
+            raise CheckpointError(f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change")
+    elif file.exists() and not overwrite:
+        raise CheckpointError(f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run")
+    elif overwrite:
+        _empty(path)
+    elif any(entry.name != "lock" for entry in path.iterdir()):
+        raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
+    write_json(file, config)
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the settings that differ, by dotted name, each with a line that tells both values."""
+    old, new = _flat(before), _flat(now)
+    names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
+    return {name: f"{name} is {new.get(name)!r} and was {old.get(name)!r}" for name in names}
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    if isinstance(value, Mapping) and value:
+        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{name}.{key}" if name else str(key)).items()}
+    return {name: list(value) if isinstance(value, tuple) else value}
+
+
+def _covered(name: str, allowed: Sequence[str]) -> bool:
+    return any(name == entry or name.startswith(entry + ".") for entry in allowed)
+
+
+def _empty(path: Path) -> None:
+    for entry in path.iterdir():
+        if entry.name == "lock":
+            continue
+        if entry.is_dir() and not entry.is_symlink():  # a link's target is never followed
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
