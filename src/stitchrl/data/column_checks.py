@@ -218,7 +218,7 @@ def _check_box(dataset: Dataset, space: Box) -> list[Finding]:
         found.append(at_rows(dataset, rows, "action-outside", "error", message, "actions", advice, count))
     rows, count = matching_rows(dataset.actions, just)
     if count:
-        message = f"{count:,} actions lie outside their bounds by less than 1e-5"
+        message = f"{count:,} of {len(dataset):,} steps have an action that is outside its bounds by less than 1e-5"
         found.append(at_rows(dataset, rows, "action-rounding", "note", message, "actions", "Rounding; they are clipped.", count))
     rows, count = matching_rows(dataset.actions, exact)
     if count:

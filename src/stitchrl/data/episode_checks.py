@@ -29,9 +29,9 @@ def check_ends(dataset: Dataset) -> list[Finding]:
             message = f"'{name}' is set within an episode in {len(rows):,} steps"
             advice = "Begin a new episode after each of them, or clear the flag."
             found.append(at_rows(dataset, rows, "end-inside-episode", "error", message, name, advice))
-    rows = np.flatnonzero(terminals & timeouts)
+    rows = np.flatnonzero(terminals & timeouts & last)
     if len(rows):
-        message = f"{len(rows):,} steps are both terminal and timeout"
+        message = f"{len(rows):,} of {dataset.episodes:,} episodes end as both terminal and timeout"
         advice = "They count as terminals: no value is added after them. Clear 'terminals' where only the clock ended the episode."
         found.append(at_rows(dataset, rows, "terminal-and-timeout", "warning", message, "terminals", advice))
     rows = np.flatnonzero(last & ~terminals & ~timeouts)

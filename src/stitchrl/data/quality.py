@@ -44,10 +44,12 @@ def _return_level(reference: dict[str, Any]) -> tuple[float | None, str]:
     quality = reference["trajectory_quality"]
     if quality is None:
         return None, "not known: no random and best known return to compare with"
-    return (
-        quality,
-        f"mean return is {quality:.0%} of the way from random ({reference['random']:.4g}) to best known ({reference['expert']:.4g})",
-    )
+    random, best = _round(reference["random"]), _round(reference["expert"])
+    return quality, f"mean return is {quality:.0%} of the way from random ({random}) to best known ({best})"
+
+
+def _round(value: float) -> str:
+    return f"{value:,.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"
 
 
 def _spread(reference: dict[str, Any]) -> tuple[float | None, str]:
@@ -127,7 +129,7 @@ def _level(facts: dict[str, Any]) -> list[dict[str, str]]:
         do = "Value methods may still join good parts; do not expect imitation to help, and more varied or better data to help most."
         return [_say("random", "Close to random: expect little", where, do)]
     if high - mean >= 0.15:
-        return [_say("mixed", "Mixed quality: use value methods", where, "IQL, CQL or TD3+BC; cloning the best tenth is the bar to pass.")]
+        return [_say("mixed", "Mixed quality: use value methods", where, "IQL or CQL; cloning the best tenth is the bar to pass.")]
     do = "A value method can improve a little by joining good parts; compare it with BC."
     return [_say("narrow", "One level of skill, below the best", where, do)]
 
@@ -135,9 +137,10 @@ def _level(facts: dict[str, Any]) -> list[dict[str, str]]:
 def _relative(facts: dict[str, Any]) -> list[dict[str, str]]:
     returns = facts["returns"]
     mean, std, best = returns["mean"], returns["std"], returns["best_tenth"]
-    numbers = f"mean return {mean:.4g}, standard deviation {std:.4g}, mean of the best tenth {best:.4g}; references are not known"
+    numbers = f"the mean return is {_round(mean)}, the standard deviation {_round(std)}, the mean of the best tenth {_round(best)}"
+    numbers += "; reference returns are not known"
     if std <= 0.1 * max(abs(mean), 1e-12):
         do = "BC reaches what is here. Give reference returns (random, expert) to learn whether that is good."
         return [_say("narrow", "All episodes do about equally well", numbers, do)]
-    do = "Value methods (IQL, CQL, TD3+BC) can prefer the better parts; BC is the bar. Give reference returns to learn how good they are."
+    do = "Value methods (IQL, CQL) can prefer the better parts; BC is the bar. Give reference returns to learn how good they are."
     return [_say("varied", "Returns vary", numbers, do)]

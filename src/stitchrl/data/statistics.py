@@ -117,7 +117,8 @@ def distribution(values: Array) -> dict[str, Any]:
         return {"count": 0, **dict.fromkeys(("mean", "std", "min", "max", "quantiles", "best_tenth", "histogram"))}
     ordered = np.sort(finite)
     low, high = float(ordered[0]), float(ordered[-1])
-    edges = np.linspace(low, high, BINS + 1) if high > low else np.asarray([low - 0.5, low + 0.5])
+    bins = int(min(BINS, max(8, 2 * math.sqrt(len(finite)))))
+    edges = np.linspace(low, high, bins + 1) if high > low else np.asarray([low - 0.5, low + 0.5])
     if high > low and (finite == np.round(finite)).all() and high - low < BINS:  # whole numbers: a bar to each
         edges = np.arange(low - 0.5, high + 1)
     counts, _ = np.histogram(finite, np.unique(edges)) if len(np.unique(edges)) > 1 else (np.asarray([len(finite)]), edges)
@@ -197,9 +198,9 @@ def _continuous_actions(dataset: Dataset, space: Box, seed: int) -> dict[str, An
     for k in range(space.size if len(values) else 0):
         column = values[:, k]
         ends = (low[k], high[k]) if math.isfinite(low[k] + high[k]) else (float(column.min()), float(column.max()))
-        inside = np.clip(column, *ends)
+        inside = np.clip(column, ends[0], ends[1])
         outside += int((inside != column).sum())
-        edges = np.linspace(*ends, ACTION_BINS + 1) if ends[1] > ends[0] else np.asarray([ends[0] - 0.5, ends[0] + 0.5])
+        edges = np.linspace(ends[0], ends[1], ACTION_BINS + 1) if ends[1] > ends[0] else np.asarray([ends[0] - 0.5, ends[0] + 0.5])
         counts, _ = np.histogram(inside, edges)
         entropies.append(normalised_entropy(counts))
         if k < ACTION_DIMENSIONS:
