@@ -210,7 +210,9 @@ class Slots:
         space = first.environments[0].observation_space
         if getattr(space, "shape", None) is None or space.dtype is None:
             raise ConfigError(f"{environment}: observations are a {type(space).__name__} space; expected Box or Discrete; flatten it first")
-        self.count, self.observation_shape, self.observation_dtype = count, tuple(space.shape), np.dtype(space.dtype)
+        self.count, self.observation_shape = count, tuple(space.shape)
+        dtype = np.dtype(space.dtype)
+        self.observation_dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype  # as environments.spec_of describes them
         self.processes = min(processes or _fitting_processes(first.seconds_per_step() * count), count)
         self._place: _Block | _Processes
         if self.processes > 1:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from stitchrl.report.page import plain
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
     FEW_SEEDS,
@@ -13,9 +14,9 @@ from stitchrl.report.summary import (
     best_evaluation,
     interval_text,
     measure_of,
-    number,
     online_episodes,
     score,
+    short_number,
     spread_text,
 )
 
@@ -25,7 +26,7 @@ def card(run: Path | str | Run) -> str:
     read = run if isinstance(run, Run) else read_run(run)
     trust = _trust(read.path / "trust.json")
     parts = [
-        f"# {read.algorithm} on {read.data_name}",
+        f"# {_code(read.algorithm)} on {_code(read.data_name)}",
         "",
         "Made by StitchRL from the files of this run; `stitchrl` writes it again whenever they change.",
         "",
@@ -81,9 +82,9 @@ def _results(run: Run) -> list[str]:
         lines.append(_row("best checkpoint (chosen by looking: optimistic)", score(best, measure)))
     lines.append("")
     if last.exact_value is not None:
-        lines.append(f"- exact value of the policy: {number(last.exact_value)} (discounted, computed, not sampled)")
+        lines.append(f"- exact value of the policy: {short_number(last.exact_value)} (discounted, computed, not sampled)")
     if last.believed_value is not None:
-        lines.append(f"- value its own critic believed: {number(last.believed_value)} (discounted)")
+        lines.append(f"- value its own critic believed: {short_number(last.believed_value)} (discounted)")
     count = len(run.evaluations)
     lines.append(f"- online evaluations used: {count} (one at each of {count} checkpoints), {online_episodes(run):,} episodes in all")
     return lines
@@ -132,7 +133,7 @@ def limits(run: Run, judged: bool) -> list[str]:
             found.append(f"Stopped or still running: last evaluated at step {last.step:,} of {planned:,}.")
         true = last.exact_value if last.exact_value is not None else _earned(run)
         if last.believed_value is not None and true is not None and last.believed_value > true + 0.2 * abs(true):
-            found.append(f"Its critic overestimates: it believes {number(last.believed_value)} where {number(true)} is true.")
+            found.append(f"Its critic overestimates: it believes {short_number(last.believed_value)} where {short_number(true)} is true.")
     if not judged:
         found.append("No off-policy estimate has been made of it.")
     found += [f"In its files: {note}." for note in run.notes]
@@ -145,5 +146,5 @@ def _earned(run: Run) -> float | None:
 
 
 def _code(value: Any) -> str:
-    """The value as inline code, safe against backticks and line breaks in names from files."""
-    return f"`{str(value).replace('`', chr(39)).replace(chr(10), ' ')}`"
+    """The value as inline code; what would end it, or hide, in a name from a file is replaced."""
+    return f"`{plain(value).replace('`', chr(39)).replace('|', '/')}`"

@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.core.errors import DataError
 from stitchrl.core.intervals import Interval, interval, probability_of_improvement
+from stitchrl.report.page import plain
 from stitchrl.report.plots import labels_of
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
@@ -26,9 +27,9 @@ from stitchrl.report.summary import (
     last_episodes,
     measure_of,
     method_labels,
-    number,
     online_episodes,
     score,
+    short_number,
     spread_text,
     task_of,
 )
@@ -85,9 +86,14 @@ class Comparison:
     def unit(self) -> str:
         return "normalised score" if self.measure == "normalized" else "return"
 
-    def table(self) -> tuple[list[str], list[list[str]]]:
-        """Headings and cells; a column appears where at least one run has something for it."""
-        several = len({row.task for row in self.rows}) > 1
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(row.task for row in self.rows))
+
+    def table(self, task: str | None = None) -> tuple[list[str], list[list[str]]]:
+        """Headings and cells, of one task if told; a column appears where at least one run has something for it."""
+        rows = [row for row in self.rows if task in (None, row.task)]
+        several = len({row.task for row in rows}) > 1
         columns: list[tuple[str, Callable[[Row], str]]] = [
             ("run", lambda r: r.label),
             *([("task", lambda r: r.task)] if several else []),
@@ -97,13 +103,13 @@ class Comparison:
             ("last: mean ± std", lambda r: _last(r, lambda s: spread_text(s.mean, s.deviation))),
             ("best: step", lambda r: "–" if r.best is None else f"{r.best.step:,}"),
             (f"best: IQM [{100 * self.level:g} %]", lambda r: "–" if r.best is None else interval_text(r.best.iqm)),
-            ("last: return", lambda r: _last(r, lambda s: number(s.mean_return))),
+            ("last: return", lambda r: _last(r, lambda s: short_number(s.mean_return))),
             ("last: success", lambda r: _last(r, lambda s: interval_text(s.success))),
-            ("exact value", lambda r: _last(r, lambda s: number(s.exact_value))),
-            ("believed value", lambda r: _last(r, lambda s: number(s.believed_value))),
+            ("exact value", lambda r: _last(r, lambda s: short_number(s.exact_value))),
+            ("believed value", lambda r: _last(r, lambda s: short_number(s.believed_value))),
         ]
         shown = [c for c in columns if not (self.measure == "return" and c[0] == "last: return")]
-        cells = [[cell(row) for _, cell in shown] for row in self.rows]
+        cells = [[cell(row) for _, cell in shown] for row in rows]
         kept = [j for j in range(len(shown)) if j < 2 or any(line[j] != "–" for line in cells)]
         return [shown[j][0] for j in kept], [[line[j] for j in kept] for line in cells]
 
@@ -119,7 +125,7 @@ class Comparison:
             parts += ["", "chance that a run of one beats a run of the other", *_aligned(["", "tasks", "P"], lines)]
         if self.warnings:
             parts += ["", *(f"! {warning}" for warning in self.warnings)]
-        return "\n".join(parts) + "\n"
+        return "".join(f"{plain(line)}\n" for line in parts)  # names come from files: shown, not obeyed
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a file."""

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import math
-import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.intervals import interquartile_mean, performance_profile, scores_of
+from stitchrl.report.page import COLOURS, INK, inline_svg, plain
 from stitchrl.report.records_reader import Array, Curve, Run, read_run
 from stitchrl.report.summary import (
     Measure,
@@ -31,30 +33,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito: tells apart under the common forms of colour blindness; yellow last, it is faint on white
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 Kind = Literal["curves", "scores", "profiles", "metrics"]
 KINDS: tuple[Kind, ...] = ("curves", "scores", "profiles", "metrics")
 _POINTS = 300  # drawn in a metric's line; more would only make the file large
 _STYLE: Any = {
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK),
     "font.size": 9.5,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "text.parse_math": False,  # a "$" in a name is a "$"
     "axes.titlesize": 10,
-    "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.spines.top": False,
     "axes.spines.right": False,
+    "axes.linewidth": 0.7,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "grid.linewidth": 0.8,
+    "grid.color": "#888888",
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.7,
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "svg.hashsalt": "stitchrl",
-    "svg.fonttype": "path",
+    "svg.fonttype": "none",
 }
-_OVER_GRID: Any = {"facecolor": "white", "edgecolor": "none", "pad": 0.5, "alpha": 0.8}
 _NAMES = {"normalized": "normalised score", "return": "return"}
 
 
@@ -62,7 +66,8 @@ _NAMES = {"normalized": "normalised score", "return": "return"}
 def _style() -> Iterator[None]:
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+", UserWarning)  # a page has other fonts; a picture shows a box
         yield
 
 
@@ -73,52 +78,65 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element to set into HTML; equal figures give equal text."""
+    """The figure as an `<svg>` element for a page, light or dark; equal figures give equal text."""
+    figure.patch.set_alpha(0)
+    for axes in figure.axes:
+        axes.patch.set_alpha(0)
     out = io.StringIO()
     with _style():
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL).strip()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return inline_svg(out.getvalue())
 
 
 def labels_of(runs: Sequence[Run]) -> list[str]:
     """One short label a run: how it learned, and where that is not enough on its task, also the run's name."""
-    methods = method_labels(list(runs))
+    methods = [plain(method) for method in method_labels(list(runs))]
     keys = [(method, task_of(run)) for method, run in zip(methods, runs, strict=True)]
-    return [key[0] if keys.count(key) == 1 else f"{key[0]} · {run.name}" for key, run in zip(keys, runs, strict=True)]
+    return [key[0] if keys.count(key) == 1 else f"{key[0]} · {plain(run.name)}" for key, run in zip(keys, runs, strict=True)]
+
+
+@final
+@dataclass(frozen=True)
+class Look:
+    """How one run appears in every figure beside the others."""
+
+    label: str
+    colour: str
+    marker: str
+
+
+def looks_of(runs: Sequence[Run]) -> dict[Path, Look]:
+    """{run's path: Look}; equal labels on different tasks look alike."""
+    labels = labels_of(runs)
+    known = {label: Look(label, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(dict.fromkeys(labels))}
+    return {run.path: known[label] for run, label in zip(runs, labels, strict=True)}
 
 
 def _panels(titles: Sequence[str], width: float = 4.6, height: float = 3.3) -> tuple[Figure, list[Axes]]:
     columns = min(len(titles), 3)
     rows = math.ceil(len(titles) / columns)
     if columns == 1:
-        width, height = 7.4, 3.8
+        width, height = max(width, 6.0), max(height, 3.6)
     figure = _figure(width * columns, height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     axes = list(grid.flat)
     for spare in axes[len(titles) :]:
         spare.set_visible(False)
     for one, title in zip(axes, titles, strict=False):
-        one.set_title(title)
+        one.set_title(plain(title))
     return figure, axes[: len(titles)]
 
 
-def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
+def _label_ends(axes: Axes, ends: Sequence[tuple[float, float, str]]) -> None:
     """Names at the lines' right ends, moved apart where they would overlap; a legend where there are too many."""
-    low, high = axes.get_ylim()
-    gap = (high - low) * 0.075
     if len(ends) > 8:
         axes.legend(fontsize=8)
         return
-    left, right = axes.get_xlim()
+    (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
     placed = -math.inf
-    for x, y, text, colour in sorted(ends, key=lambda end: end[1]):
-        placed = max(y, placed + gap)
-        axes.text(x + 0.02 * (right - left), placed, text + " ", color=_readable(colour), va="center", fontsize=9, bbox=_OVER_GRID)
-
-
-def _readable(colour: str) -> str:
-    return "#8a7d00" if colour == "#F0E442" else colour
+    for x, y, text in sorted(ends, key=lambda end: end[1]):
+        placed = max(y, placed + (high - low) * 0.075)
+        axes.text(x + 0.02 * (right - left), placed, text + " ", va="center", fontsize=9)
 
 
 def _steps_axis(axes: Axes) -> None:
@@ -129,97 +147,96 @@ def _steps_axis(axes: Axes) -> None:
     axes.set_xlabel("gradient steps")
 
 
-def learning_curves(runs: Sequence[Run], measure: Measure | None = None) -> Figure:
+def learning_curves(runs: Sequence[Run], measure: Measure | None = None, looks: Mapping[Path, Look] | None = None) -> Figure:
     """Score against gradient steps, a panel for each task: the mean over seeds, and a band from the lowest seed to the highest."""
-    shown = [run for run in runs if run.evaluations]
-    if not shown:
-        raise DataError(f"no evaluations in {', '.join(run.name for run in runs) or 'no runs'}; nothing to draw")
-    measure = measure or measure_of(shown)
+    shown = _evaluated(runs)
+    measure, looks = measure or measure_of(shown), looks or looks_of(shown)
     tasks = list(dict.fromkeys(task_of(run) for run in shown))
-    colour_of = _colours(labels_of(shown))
     with _style():
         figure, panels = _panels(tasks)
         for task, axes in zip(tasks, panels, strict=True):
             ends = []
-            for run, label in zip(shown, labels_of(shown), strict=True):
-                if task_of(run) == task:
-                    seeds = np.array([scores_of(episodes_of(e, measure)) for e in run.evaluations])  # [n, S]
-                    steps, colour, marker = [e.step for e in run.evaluations], *colour_of[label]
-                    axes.fill_between(steps, seeds.min(1), seeds.max(1), color=colour, alpha=0.15, linewidth=0)
-                    every = max(1, len(steps) // 10)
-                    axes.plot(steps, seeds.mean(1), color=colour, marker=marker, markevery=every)
-                    ends.append((float(steps[-1]), float(seeds.mean(1)[-1]), label, colour))
+            for run in (run for run in shown if task_of(run) == task):
+                seeds = np.array([scores_of(episodes_of(e, measure)) for e in run.evaluations])  # [n, S]
+                ends.append(_line_with_band(axes, [e.step for e in run.evaluations], seeds, looks[run.path]))
             axes.set_ylabel(_NAMES[measure])
             _steps_axis(axes)
             _label_ends(axes, ends)
     return figure
 
 
-def _colours(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    return {label: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, label in enumerate(dict.fromkeys(labels))}
-
-
-def final_scores(runs: Sequence[Run], measure: Measure | None = None, level: float = 0.95, seed: int = 0) -> Figure:
-    """Last checkpoint of each run: IQM over seeds with its interval, every seed as a faint dot, the best checkpoint hollow."""
+def _evaluated(runs: Sequence[Run]) -> list[Run]:
     shown = [run for run in runs if run.evaluations]
     if not shown:
-        raise DataError("no evaluations in these runs; nothing to draw")
-    measure = measure or measure_of(shown)
-    colour_of = _colours(labels_of(shown))
-    tasks: dict[str, list[tuple[Run, str]]] = {}
-    for run, label in zip(shown, labels_of(shown), strict=True):
-        tasks.setdefault(task_of(run), []).append((run, label))
+        raise DataError(f"no evaluations in {', '.join(run.name for run in runs) or 'no runs'}; nothing to draw")
+    return shown
+
+
+def _line_with_band(axes: Axes, steps: Sequence[int], values: Array, look: Look) -> tuple[float, float, str]:
+    """Draw values `[n, S]`; returns where the line ends, and its label."""
+    axes.fill_between(steps, values.min(1), values.max(1), color=look.colour, alpha=0.15, linewidth=0)
+    axes.plot(steps, values.mean(1), color=look.colour, marker=look.marker, markevery=max(1, len(steps) // 10), label=look.label)
+    return float(steps[-1]), float(values.mean(1)[-1]), look.label
+
+
+def final_scores(
+    runs: Sequence[Run], measure: Measure | None = None, level: float = 0.95, looks: Mapping[Path, Look] | None = None, note: bool = True
+) -> Figure:
+    """Last checkpoint of each run: IQM over seeds with its interval, every seed as a faint dot, the best checkpoint hollow."""
+    shown = _evaluated(runs)
+    measure, looks = measure or measure_of(shown), looks or looks_of(shown)
+    tasks: dict[str, list[Run]] = {}
+    for run in shown:
+        tasks.setdefault(task_of(run), []).append(run)
     with _style():
         most = max(len(rows) for rows in tasks.values())
         figure, panels = _panels(list(tasks), height=1.3 + 0.36 * most)
         if len(tasks) == 1:
-            figure.set_size_inches(7.4, 1.4 + 0.42 * most)
+            figure.set_size_inches(6.0, 1.5 + 0.42 * most)
         for axes, rows in zip(panels, tasks.values(), strict=True):
-            _score_rows(axes, rows, measure, level, seed, colour_of)
+            _score_rows(axes, rows, measure, level, looks)
             axes.set_xlabel(_NAMES[measure])
-        about = f"last checkpoint: IQM over seeds with {100 * level:g} % interval; faint dots: seeds; hollow: best checkpoint"
-        figure.supxlabel(about, fontsize=8.5, color="#444444")
+        if note:
+            about = f"last checkpoint: IQM over seeds with {100 * level:g} % interval; faint dots: seeds; hollow: best checkpoint"
+            figure.supxlabel(about, fontsize=8)
     return figure
 
 
-def _score_rows(
-    axes: Axes, rows: list[tuple[Run, str]], measure: Measure, level: float, seed: int, colour_of: Mapping[str, tuple[str, str]]
-) -> None:
-    rows = sorted(rows, key=lambda row: float(interquartile_mean(scores_of(episodes_of(row[0].evaluations[-1], measure)))))
-    for y, (run, label) in enumerate(rows):
-        colour, marker = colour_of[label]
+def _score_rows(axes: Axes, runs: list[Run], measure: Measure, level: float, looks: Mapping[Path, Look]) -> None:
+    runs = sorted(runs, key=lambda run: float(interquartile_mean(scores_of(episodes_of(run.evaluations[-1], measure)))))
+    for y, run in enumerate(runs):
+        look = looks[run.path]
         last, best = run.evaluations[-1], best_evaluation(run, measure)
-        iqm, seeds = score(last, measure, level, seed).iqm, scores_of(episodes_of(last, measure))
-        axes.scatter(seeds, np.full(len(seeds), y + 0.25), s=14, color=colour, alpha=0.4, linewidths=0)
+        iqm, seeds = score(last, measure, level).iqm, scores_of(episodes_of(last, measure))
+        axes.scatter(seeds, np.full(len(seeds), y + 0.25), s=14, color=look.colour, alpha=0.6, linewidths=0)
         if math.isfinite(iqm.low):
-            axes.plot([iqm.low, iqm.high], [y, y], color=colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
-        axes.plot(iqm.estimate, y, marker=marker, color=colour, markersize=8)
+            axes.plot([iqm.low, iqm.high], [y, y], color=look.colour, linewidth=4, alpha=0.45, solid_capstyle="butt")
+        axes.plot(iqm.estimate, y, marker=look.marker, color=look.colour, markersize=8)
         if best is not None and best.step != last.step:
             at = float(interquartile_mean(scores_of(episodes_of(best, measure))))
-            axes.plot(at, y, marker=marker, color=colour, markersize=8, fillstyle="none")
-    axes.set_yticks(range(len(rows)), [label for _, label in rows])
-    axes.set_ylim(-0.6, len(rows) - 0.3)
+            axes.plot(at, y, marker=look.marker, color=look.colour, markersize=8, fillstyle="none")
+    axes.set_yticks(range(len(runs)), [looks[run.path].label for run in runs])
+    axes.set_ylim(-0.6, len(runs) - 0.3)
     axes.grid(axis="y", visible=False)
 
 
-def profiles(scores: Mapping[str, Sequence[Array]], label: str = "score", seed: int = 0) -> Figure:
+def profiles(scores: Mapping[str, Sequence[Array]], label: str = "score", looks: Mapping[str, Look] | None = None, seed: int = 0) -> Figure:
     """Performance profiles: for each method, the share of its runs that score at least tau, with a 95 % band.
 
-    scores: {method: one array per task, `[S]` or `[S, episodes]`}.
+    scores: {method: one array per task, `[S]` or `[S, episodes]`}. looks: {method: Look}, to match other figures.
     """
     flat = np.concatenate([scores_of(task) for tasks in scores.values() for task in tasks])
     count = max(len(tasks) for tasks in scores.values())
     margin = 0.05 * (flat.max() - flat.min()) or 1.0
     thresholds = np.linspace(flat.min() - margin, flat.max() + margin, 201)
-    colour_of = _colours(list(scores))
     with _style():
-        figure = _figure(7.4, 3.8)
+        figure = _figure(6.0, 3.6)
         axes = figure.subplots()
         for i, (name, tasks) in enumerate(scores.items()):
-            colour, marker = colour_of[name]
+            look = (looks or {}).get(name) or Look(name, COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)])
             share, low, high = performance_profile(tasks, thresholds, generator=np.random.default_rng(seed))
-            axes.fill_between(thresholds, low, high, step="post", color=colour, alpha=0.13, linewidth=0)
-            axes.step(thresholds, share, where="post", color=colour, marker=marker, markevery=(7 * i % 25, 25), label=name)
+            axes.fill_between(thresholds, low, high, step="post", color=look.colour, alpha=0.13, linewidth=0)
+            axes.step(thresholds, share, where="post", color=look.colour, marker=look.marker, markevery=(7 * i % 25, 25), label=name)
         axes.set_xlabel(f"{label} τ" + (f" ({count} tasks)" if count > 1 else ""))
         axes.set_ylabel("share of runs with score ≥ τ")
         axes.set_ylim(-0.02, 1.04)
@@ -234,12 +251,12 @@ def shown_metrics(run: Run) -> dict[str, Curve]:
     return {name: run.metrics[name] for name in sorted(names, key=lambda name: rank[name])}
 
 
-def metric_curves(curves: Mapping[str, Curve]) -> Figure:
+def metric_curves(curves: Mapping[str, Curve], titles: bool = True) -> Figure:
     """Each training metric against steps in a panel of its own: the mean over seeds, and each seed as a faint line."""
     if not curves:
         raise DataError("no training metrics; nothing to draw")
     with _style():
-        figure, panels = _panels(list(curves), 3.7, 2.3)
+        figure, panels = _panels(list(curves) if titles else [""] * len(curves), *((3.7, 2.3) if len(curves) > 1 else (0, 0)))
         for axes, curve in zip(panels, curves.values(), strict=True):
             steps, values = _thinned(curve)
             if values.shape[1] > 1:
@@ -270,24 +287,19 @@ def believed_and_true(run: Run) -> Figure:
     known = [e for e in run.evaluations if e.believed_value is not None]
     if not known:
         raise DataError(f"{run.name}: no believed values in its evaluations; nothing to draw")
-    lines: list[tuple[str, list[Any], str, str]] = [("believed", [e.believed_value for e in known], COLOURS[1], "s")]
+    lines: list[tuple[Look, list[Any]]] = [(Look("believed", COLOURS[1], MARKERS[1]), [e.believed_value for e in known])]
     if all(e.exact_value is not None for e in known):
-        lines.append(("exact", [e.exact_value for e in known], COLOURS[0], "o"))
+        lines.append((Look("exact", COLOURS[0], MARKERS[0]), [e.exact_value for e in known]))
     elif all(e.discounted_returns is not None for e in known):
-        lines.append(("earned", [scores_of(e.discounted_returns) for e in known if e.discounted_returns is not None], COLOURS[0], "o"))
+        earned = [scores_of(e.discounted_returns) for e in known if e.discounted_returns is not None]
+        lines.append((Look("earned", COLOURS[0], MARKERS[0]), earned))
     with _style():
-        figure = _figure(7.4, 3.4)
+        figure = _figure(6.0, 3.4)
         axes = figure.subplots()
-        steps = [e.step for e in known]
-        ends = []
-        for name, rows, colour, marker in lines:
-            values = np.array(rows, np.float64)
-            axes.fill_between(steps, values.min(1), values.max(1), color=colour, alpha=0.15, linewidth=0)
-            axes.plot(steps, values.mean(1), color=colour, marker=marker, markevery=max(1, len(steps) // 10))
-            ends.append((float(steps[-1]), float(values.mean(1)[-1]), name, colour))
+        ends = [_line_with_band(axes, [e.step for e in known], np.array(rows, np.float64), look) for look, rows in lines]
         axes.set_ylabel("value of the start, discounted")
         _steps_axis(axes)
-        _label_ends(axes, ends)
+        _label_ends(axes, [end for end in ends if math.isfinite(end[1])])
     return figure
 
 
@@ -304,7 +316,9 @@ def draw(runs: Sequence[Run], kind: Kind) -> Figure:
             raise DataError("no task on which all these runs were evaluated; a profile needs one")
         if measure == "return" and len(tasks) > 1:
             raise DataError("returns of different tasks have no common unit; a profile over tasks needs normalised scores")
-        return profiles({m: list(of.values()) for m, of in methods.items()}, _NAMES[measure])
+        looks = looks_of(runs)
+        by_method = {method: looks[run.path] for method, run in zip(method_labels(list(runs)), runs, strict=True)}
+        return profiles({m: list(of.values()) for m, of in methods.items()}, _NAMES[measure], by_method)
     if kind == "metrics":
         merged = {f"{run.name}: {name}" if len(runs) > 1 else name: curve for run in runs for name, curve in shown_metrics(run).items()}
         return metric_curves(dict(list(merged.items())[:30]))
@@ -339,5 +353,7 @@ def plot(runs: Sequence[Path | str], output: Path | str, kind: Kind | None = Non
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with _style():
-        figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
+    import matplotlib
+
+    with _style(), matplotlib.rc_context({"svg.fonttype": "path"}):  # a file may be shown where the font is not
+        figure.savefig(file, dpi=180, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)

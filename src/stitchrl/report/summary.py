@@ -91,7 +91,7 @@ def online_episodes(run: Run) -> int:
     return sum(e.returns.size for e in run.evaluations)
 
 
-def number(value: float | None, digits: int | None = None) -> str:
+def short_number(value: float | None, digits: int | None = None) -> str:
     """A short number: thousands separated, about four figures; a dash where unknown."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -114,14 +114,23 @@ def interval_text(value: Interval | None) -> str:
         return "–"
     digits = common_digits(value.estimate, value.low, value.high)
     if not math.isfinite(value.low):
-        return number(value.estimate, digits)
-    return "{} [{}, {}]".format(*(number(x, digits) for x in (value.estimate, value.low, value.high)))
+        return short_number(value.estimate, digits)
+    return "{} [{}, {}]".format(*(short_number(x, digits) for x in (value.estimate, value.low, value.high)))
 
 
 def spread_text(mean_value: float, deviation: float) -> str:
     """`69.7 ± 3.4`; the mean alone where there is one seed."""
     digits = common_digits(mean_value, deviation)
-    return f"{number(mean_value, digits)} ± {number(deviation, digits)}" if math.isfinite(deviation) else number(mean_value, digits)
+    return (
+        f"{short_number(mean_value, digits)} ± {short_number(deviation, digits)}"
+        if math.isfinite(deviation)
+        else short_number(mean_value, digits)
+    )
+
+
+def unbroken(text: str) -> str:
+    """The text with spaces that no line breaks at, for a cell of a page."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def task_of(run: Run) -> str:

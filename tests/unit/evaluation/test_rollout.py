@@ -246,3 +246,38 @@ def test_record_is_the_line_of_the_contract() -> None:
     assert line["normalized"] == (10 * result.returns).tolist()
     assert line["exact_value"] == [1.0, 2.0] and line["believed_value"] is None
     assert {type(x) for row in line["successes"] for x in row} == {int}
+
+
+@pytest.mark.parametrize(("name", "options"), [("stitchrl/Gridworld-v0", {})])
+def test_mean_return_is_the_exactly_known_value(name: str, options: dict[str, Any]) -> None:
+    """A random policy's sampled discounted return against the value computed from the task's transition matrix."""
+    from stitchrl.environments.make import make, mdp_of
+    from stitchrl.environments.tasks.tabular import policy_value, uniform_policy
+
+    mdp = mdp_of(make(name, **options))
+    random = np.random.default_rng(4)
+
+    def act(observations: np.ndarray, _: np.ndarray) -> np.ndarray:
+        return random.integers(0, mdp.actions, observations.shape)
+
+    result = rollout(act, name, episodes=1500, seeds=2, parallel=50, processes=1, discount=0.97, environment_options=options)
+    returns = result.discounted_returns.ravel()
+    exact = policy_value(mdp, uniform_policy(mdp), discount=0.97, steps=100)
+    error = (returns.mean() - exact) / (returns.std(ddof=1) / np.sqrt(returns.size))
+    assert abs(error) < 3.5
+    assert returns.std() > 0.01
+
+
+def test_observations_are_float32_as_the_spec_says() -> None:
+    class Double(Clock):
+        observation_space = gymnasium.spaces.Box(0, 100, (2,), np.float64)
+
+        def reset(self, **options: Any) -> Any:
+            observation, info = super().reset(**options)
+            return observation.astype(np.float64), info
+
+    def act(observations: np.ndarray, _: np.ndarray) -> np.ndarray:
+        assert observations.dtype == np.float32
+        return np.zeros(observations.shape[:2], np.int64)
+
+    rollout(act, Double, episodes=2, processes=1)

@@ -12,7 +12,7 @@ import scipy.stats
 from stitchrl.core.errors import DataError
 from stitchrl.report.comparison import compare
 from stitchrl.report.records_reader import read_run
-from stitchrl.report.summary import common_ground, interval_text, method_labels, number, spread_text
+from stitchrl.report.summary import common_ground, interval_text, method_labels, short_number, spread_text
 
 Write = Callable[..., Path]
 
@@ -149,7 +149,7 @@ def test_common_ground_prefers_all_tasks() -> None:
 
 
 def test_number_words() -> None:
-    assert [number(x) for x in (1234.5, 123.45, 12.345, 0.12345, -0.5, -0.0001, None, math.nan)] == [
+    assert [short_number(x) for x in (1234.5, 123.45, 12.345, 0.12345, -0.5, -0.0001, None, math.nan)] == [
         "1,234", "123.5", "12.35", "0.123", "−0.500", "0.000", "–", "–",
     ]  # fmt: skip
     assert spread_text(69.72, 3.449) == "69.7 ± 3.4" and spread_text(5.0, math.nan) == "5.00"
