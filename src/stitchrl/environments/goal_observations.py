@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 
+@final
 class GoalObservations(gymnasium.ObservationWrapper[Any, Any, Any]):
     """Observations float32 `[O + G]` = observation, desired_goal; achieved_goal is part of the first in all known environments.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.environments.tasks.tabular import TabularMDP
 
 
+@final
 class TabularEnvironment(gymnasium.Env[int, int]):
     """Observations and actions are integers. `reset(options={"state": s})` starts elsewhere than the task does."""
 
