@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv as standard_csv
 import gzip
 import io
 import os
@@ -11,6 +12,8 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Spec
@@ -57,6 +60,8 @@ def read(
         except pl.exceptions.PanicException as error:
             raise DataError(f"{path.name}: damaged; the CSV reader gave up ({str(error)[:120]})") from None
     assert frame is not None
+    if any(frame.null_count().row(0)):
+        _check_cells(source, len(names), path.name)
     sink = Sink(None, max_bytes)
     put_frame(frame, resolved.text_columns(), path.name, sink)
     return build(sink.columns(), resolved, path.name, spec, metadata)
@@ -140,6 +145,28 @@ def _names(source: Path | io.BytesIO, path: Path) -> list[str]:
     if twice is not None:
         raise DataError(f"{path.name}: the column '{twice.rsplit('_duplicated_', 1)[0]}' appears twice. Rename one")
     return names
+
+
+def _check_cells(source: Path | io.BytesIO, width: int, where: str) -> None:
+    """Raises DataError where a row has fewer cells than the table has columns: cells that are left out are not empty cells."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+        row = 0  # the header
+        while lines := stream.readlines(16 << 20):
+            data = b"".join(lines)
+            if b'"' in data:  # commas within quotes do not count
+                cells = np.array([len(x) for x in standard_csv.reader(io.StringIO(data.decode("utf-8", "replace")))])
+            else:
+                places = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", np.uint8)
+                ends = np.flatnonzero(places == ord("\n"))
+                before = np.cumsum(places == ord(","))[ends]
+                cells = np.diff(before, prepend=0) + 1
+                cells[np.diff(ends, prepend=-1) <= 1] = width  # polars skips blank lines
+            wrong = np.flatnonzero(cells != width)
+            if len(wrong):
+                raise DataError(f"{where}: row {row + int(wrong[0]):,} has {cells[wrong[0]]} cells; expected {width}, one for each column")
+            row += len(cells)
 
 
 def _resolve(schema: TableSchema | None, names: list[str], where: str) -> TableSchema:

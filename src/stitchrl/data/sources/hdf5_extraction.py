@@ -101,9 +101,11 @@ def _open(path: Path) -> Any:
 @final
 class _Checker:
     def __init__(self, path: Path, file: Any, max_objects: int) -> None:
+        import h5py
+
         self._where, self._size, self._left, self._most = path.name, path.stat().st_size, max_objects, max_objects
         self._total = 0
-        self._seen: set[int] = set()
+        self._seen = {h5py.h5o.get_info(file.id).addr}
 
     def walk(self, group: Any, prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
         """Yields the name and the checked dataset of every dataset below `group`."""
@@ -116,6 +118,10 @@ class _Checker:
         for name in group:
             item = self.child(group, name)
             if isinstance(item, h5py.Group):
+                address = h5py.h5o.get_info(item.id).addr
+                if address in self._seen:
+                    raise DataError(f"{self._where}: the group '{prefix}{name}' appears twice; the file has a loop or is hostile")
+                self._seen.add(address)
                 yield from self.walk(item, f"{prefix}{name}/", depth + 1)
             else:
                 yield prefix + name, item
@@ -150,10 +156,6 @@ class _Checker:
             raise DataError(f"{place} is {kind}; links are not followed. Repack the file without links")
         item = group[name]
         if isinstance(item, h5py.Group):
-            address = h5py.h5o.get_info(item.id).addr
-            if address in self._seen:
-                raise DataError(f"{place} is a group that appears twice; the file has a loop or is hostile")
-            self._seen.add(address)
             return item
         if not isinstance(item, h5py.Dataset):
             raise DataError(f"{place} is neither group nor dataset")

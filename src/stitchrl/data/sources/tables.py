@@ -282,6 +282,11 @@ class _Table:
 
     def _together(self, names: Sequence[str], discrete: bool) -> Array:
         if discrete:
+            values = self.columns[names[0]]
+            if values.ndim == 1 and values.dtype.kind == "f":
+                self._refuse_values(names[0], (values != np.round(values)) & ~self.final_row, "a whole number, since it is discrete")
+            if values.ndim == 1 and values.dtype.kind in "fi":
+                self._refuse_values(names[0], values < 0, "0 … n - 1. Renumber the values")
             return integer_column(self.columns[names[0]], names[0])
         parts = [float32_column(self.columns[name], name) for name in names]
         if len(parts) == 1 and parts[0].ndim > 1:
@@ -292,7 +297,14 @@ class _Table:
         if name is None:
             return np.zeros(len(self.rows), dtype=np.bool_)
         self._refuse_empty(name, self.final_row)
-        return flag_column(self.columns[name], name)
+        values = self.columns[name]
+        if values.ndim == 1 and values.dtype.kind in "fiu":
+            self._refuse_values(name, (values != 0) & (values != 1), "0 or 1")
+        return flag_column(values, name)
+
+    def _refuse_values(self, name: str, wrong: Array, expected: str) -> None:
+        if wrong.any():
+            raise DataError(f"{self._at(wrong)}, column '{name}' is {self.columns[name][wrong][0]}; expected {expected}")
 
     def _empty(self, name: str) -> Array:
         return self.columns.get(EMPTY + name, np.zeros(len(self.rows), dtype=np.bool_))

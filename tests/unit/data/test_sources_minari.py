@@ -1,0 +1,152 @@
+"""Minari's directories against Minari itself, in both directions and all storages."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from stitchrl.core.errors import DataError
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.data import sources
+from stitchrl.data.sources import minari as ours
+from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    minari = pytest.importorskip("minari")
+    from gymnasium import spaces
+    from minari.data_collector import EpisodeBuffer
+
+
+@pytest.fixture(autouse=True)
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    return tmp_path
+
+
+def stream_of(lengths: list[int], discrete: bool) -> Stream:
+    generator = np.random.default_rng(0)
+    return Stream(
+        [(100 * i + np.arange(3 * n + 3, dtype=np.float32)).reshape(n + 1, 3) for i, n in enumerate(lengths)],
+        [generator.integers(0, 3, n) if discrete else generator.uniform(-2, 2, (n, 2)).astype(np.float32) for n in lengths],
+        [generator.standard_normal(n).astype(np.float32) for n in lengths],
+        [n % 2 == 0 for n in lengths],
+    )
+
+
+def create(name: str, stream: Stream, observation: Any, action: Any, storage: str, observations: list[Any] | None = None) -> None:
+    buffers = [
+        EpisodeBuffer(
+            observations=o,
+            actions=a,
+            rewards=r.tolist(),
+            terminations=[False] * (len(r) - 1) + [ended],
+            truncations=[False] * (len(r) - 1) + [not ended],
+            infos={},
+        )
+        for o, a, r, ended in zip(observations or stream.observations, stream.actions, stream.rewards, stream.ended, strict=True)
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of fields that only a published dataset needs
+        minari.create_dataset_from_buffers(
+            name, buffers, observation_space=observation, action_space=action, data_format=storage, algorithm_name="counting"
+        )
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+@pytest.mark.parametrize("storage", ["hdf5", "arrow", "parquet"])
+def test_what_minari_wrote_is_read_aligned(local: Path, storage: str, discrete: bool) -> None:
+    stream = stream_of([3, 4, 1], discrete)
+    action = spaces.Discrete(3) if discrete else spaces.Box(-2, 2, (2,))
+    create(f"test/{storage}-v0", stream, spaces.Box(-np.inf, np.inf, (3,)), action, storage)
+    d = sources.read(local / "test" / f"{storage}-v0")
+    assert transitions_of(d) == stream.transitions()
+    assert d.lengths.tolist() == [3, 4, 1]
+    assert d.timeouts.sum() == 2
+    assert d.spec == Spec(Box((3,)), Discrete(3) if discrete else Box((2,), (-2.0,), (2.0,)))
+    assert d.metadata["name"] == f"test/{storage}-v0"
+
+
+@settings(max_examples=5)
+@given(drawn=streams())
+def test_what_we_write_minari_reads(tmp_path_factory: pytest.TempPathFactory, drawn: tuple[Stream, Spec]) -> None:
+    stream, spec = drawn
+    root = tmp_path_factory.mktemp("root")
+    d = rich_dataset(stream, spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", str(root))
+        ours.write(d, root / "ours" / "log-v0", "ours/log-v0")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = minari.load_dataset("ours/log-v0")
+            episodes = list(loaded.iterate_episodes())
+    assert (loaded.total_steps, loaded.total_episodes) == (stream.steps, len(stream.rewards))
+    for i, episode in enumerate(episodes):
+        assert np.array_equal(episode.observations, stream.observations[i])
+        assert np.array_equal(episode.actions, stream.actions[i])
+        assert np.array_equal(episode.rewards, stream.rewards[i])
+        assert episode.terminations[-1] == stream.ended[i]
+        assert episode.truncations[-1] != stream.ended[i]
+    again = ours.read(root / "ours" / "log-v0", isolated=False)
+    assert again.fingerprint() == d.fingerprint()
+    assert (again.spec, again.metadata) == (d.spec, d.metadata)
+
+
+@pytest.mark.parametrize("storage", ["hdf5", "arrow"])
+def test_goals_of_a_dict_observation_become_a_column(local: Path, storage: str) -> None:
+    stream = stream_of([3, 2], False)
+    entries = [{"observation": o, "achieved_goal": o[:, :2], "desired_goal": o[:, :2] * 0 + i} for i, o in enumerate(stream.observations)]
+    space = spaces.Dict(
+        observation=spaces.Box(-np.inf, np.inf, (3,)),
+        achieved_goal=spaces.Box(-np.inf, np.inf, (2,)),
+        desired_goal=spaces.Box(-np.inf, np.inf, (2,)),
+    )
+    create(f"test/goals-{storage}-v0", stream, space, spaces.Box(-2, 2, (2,)), storage, entries)
+    path = local / "test" / f"goals-{storage}-v0"
+    d = ours.read(path)
+    assert transitions_of(d) == stream.transitions()
+    assert d.columns["goals"].tolist() == [[0, 0]] * 3 + [[1, 1]] * 2
+    wide = ours.read(path, observation_keys=["observation", "desired_goal"], goal_keys=["achieved_goal"])
+    assert wide.spec.observation == Box((5,))
+    assert np.array_equal(wide.observations[:, :3], d.observations)
+    assert np.array_equal(wide.columns["goals"], d.observations[:, :2])
+    with pytest.raises(DataError, match="'pixels' is unknown; found 'observation', 'achieved_goal', 'desired_goal'"):
+        ours.read(path, observation_keys=["pixels"])
+
+
+def test_actions_that_count_from_elsewhere_count_from_zero(local: Path) -> None:
+    stream = stream_of([2], True)
+    shifted = stream._replace(actions=[a + 5 for a in stream.actions])
+    create("test/start-v0", shifted, spaces.Box(-np.inf, np.inf, (3,)), spaces.Discrete(3, start=5), "hdf5")
+    d = ours.read(local / "test" / "start-v0")
+    assert transitions_of(d) == stream.transitions()
+    assert d.metadata["action_start"] == 5
+
+
+def test_what_cannot_be_read_is_said(local: Path) -> None:
+    stream = stream_of([2, 3], False)
+    create("test/bad-v0", stream, spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-2, 2, (2,)), "hdf5")
+    path = local / "test" / "bad-v0"
+    record = json.loads((path / "data" / "metadata.json").read_text())
+
+    def changed(**values: Any) -> Path:
+        (path / "data" / "metadata.json").write_text(json.dumps(record | values))
+        return path
+
+    cases = {
+        "bad-v0: .*metadata.json says 3": {"total_episodes": 3},
+        "bad-v0: action_space is a MultiDiscrete": {"action_space": json.dumps({"type": "MultiDiscrete", "nvec": [2, 2]})},
+        "bad-v0: data_format is 'pickle'": {"data_format": "pickle"},
+        "bad-v0: metadata.json: action_space: not valid JSON": {"action_space": "{"},
+        "bad-v0: metadata.json has no 'action_space'": {"action_space": None},
+    }
+    for message, values in cases.items():
+        with pytest.raises(DataError, match=message):
+            ours.read(changed(**values))
