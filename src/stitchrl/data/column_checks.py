@@ -118,7 +118,7 @@ def check_rewards(dataset: Dataset) -> list[Finding]:
     middle = np.median(finite[finite != 0]) if (finite != 0).any() else 0.0
     spread = float(np.median(np.abs(finite[finite != 0] - middle)))
     scale = max(spread, abs(float(middle)))
-    rows = np.flatnonzero(np.abs(rewards - middle) > 1e4 * scale)
+    rows = np.flatnonzero(np.isfinite(rewards) & (np.abs(rewards - middle) > 1e4 * scale))
     if scale > 0 and 0 < len(rows) <= max(1, len(rewards) // 100):
         q01, q99 = np.quantile(finite, [0.01, 0.99])
         message = (

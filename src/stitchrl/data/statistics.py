@@ -141,7 +141,7 @@ def _size(dataset: Dataset) -> dict[str, Any]:
         "episodes": dataset.episodes,
         "bytes": int(sum(column.nbytes for column in dataset.columns.values()) + dataset.final_observations.nbytes),
         "groups": None if groups is None else len(np.unique(np.asarray(groups))),
-        "columns": {name: f"{column.dtype} {list(column.shape[1:])}" for name, column in dataset.columns.items()},
+        "columns": {name: f"{column.dtype} {list(column.shape[1:]) or ''}".strip() for name, column in dataset.columns.items()},
         "spec": dataset.spec.to_json(),
     }
 

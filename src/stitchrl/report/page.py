@@ -168,8 +168,9 @@ def table(headers: Sequence[object], rows: Sequence[Sequence[object]], caption: 
     wide = ' class="wide"' if 'class="long"' in body else ""  # a narrow screen shows such rows one below the other
     title = f'<caption class="soft">{escape(caption)}</caption>' if caption else ""
     header = f"<thead><tr>{head}</tr></thead>" if any(str(name) for name in headers) else ""
-    label = escape(caption or "table")
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}"><table{wide}>{title}{header}<tbody>\n{body}\n</tbody></table></div>'
+    name = escape(label or caption or "table")
+    frame = f'<div class="scroll" tabindex="0" role="region" aria-label="{name}">'
+    return f"{frame}<table{wide}>{title}{header}<tbody>\n{body}\n</tbody></table></div>"
 
 
 def tiles(values: Sequence[tuple[str, object]]) -> str:
@@ -199,7 +200,7 @@ def number(value: object) -> str:
     if isinstance(value, int):
         return f"{value:,}".replace("-", "\N{MINUS SIGN}")
     size = abs(value)
-    text = f"{value:.3g}" if size >= 1e7 or 0 < size < 1e-3 else f"{value:,.0f}" if size >= 1e4 else f"{value:.4g}"
+    text = f"{value:.3g}" if size >= 1e7 or 0 < size < 1e-3 else f"{value:,.0f}" if size >= 1e4 else f"{value:,.4g}"
     return text.replace("-", "\N{MINUS SIGN}", 1) if text.startswith("-") else text
 
 
