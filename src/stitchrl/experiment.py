@@ -24,7 +24,7 @@ from stitchrl.core.spec import Discrete
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import rows_of
-from stitchrl.evaluation.agent import Agent
+from stitchrl.agent import Agent
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training

@@ -52,13 +52,24 @@ def scale_actions(dataset: Dataset) -> list[Affine]:
     Where the task states no bounds those of the logged actions serve.
     """
     space = dataset.spec.action
+    if isinstance(space, Discrete) or space.bounded:
+        return scale_action_space(dataset.spec)
+    actions = dataset.columns["actions"].reshape(len(dataset.columns["actions"]), -1)
+    return _onto_unit(actions.min(0).astype(np.float64), actions.max(0).astype(np.float64))
+
+
+def scale_action_space(spec: Spec) -> list[Affine]:
+    """Returns the map of a task's action bounds onto [-1, 1]; raises DataError where it states none."""
+    space = spec.action
     if isinstance(space, Discrete):
         return []
-    if space.bounded:
-        low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), space.size) for bound in (space.low, space.high))
-    else:
-        actions = dataset.columns["actions"].reshape(len(dataset.columns["actions"]), -1)
-        low, high = actions.min(0).astype(np.float64), actions.max(0).astype(np.float64)
+    if not space.bounded:
+        raise DataError("the task states no bounds for its actions; give them, or learn from a log of actions")
+    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), space.size) for bound in (space.low, space.high))
+    return _onto_unit(low, high)
+
+
+def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
     if np.all(low == -1) and np.all(high == 1):
         return []
     half = np.where(high > low, (high - low) / 2, 1.0)
@@ -70,7 +81,9 @@ def scale_returns(dataset: Dataset, to: float = 1000.0) -> Affine:
     returns = dataset.returns()
     spread = float(returns.max() - returns.min())
     if spread <= 0:
-        raise DataError(f"all {len(returns)} returns are {returns[0]:g}; rewards cannot be scaled by the range of the returns: leave the setting out")
+        raise DataError(
+            f"all {len(returns)} returns are {returns[0]:g}; rewards cannot be scaled by the range of the returns: leave the setting out"
+        )
     return Affine("rewards", np.array([to / spread]), np.zeros(1), f"returns to a range of {to:g}")
 
 

@@ -12,7 +12,7 @@ import torch
 from stitchrl.core.settings import Count
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply
-from stitchrl.evaluation.agent import Agent
+from stitchrl.agent import Agent
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.evaluation.rollout import rollout
 from stitchrl.training import seeds

@@ -31,7 +31,7 @@ def gradient_norms(gradients: Tensors, seeds: int) -> Tensor:
     """Returns the Euclidean norm of one network's whole gradient, `[S]` (`[1]` for one seed)."""
     if seeds == 1:
         if torch.compiler.is_compiling():
-            return sum((g.square().sum() for g in gradients), torch.zeros_like(gradients[0].sum())).sqrt().unsqueeze(0)
+            return torch.stack([g.square().sum() for g in gradients]).sum().sqrt().unsqueeze(0)
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients)))).unsqueeze(0)
     return torch.stack([g.reshape(seeds, -1).square().sum(1) for g in gradients]).sum(0).sqrt()
 

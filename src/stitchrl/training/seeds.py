@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
 from stitchrl.core.algorithm import Algorithm, Due, Losses, Metrics
+from stitchrl.core.policy import Policy
 
 
 def stack(algorithms: Sequence[Algorithm], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -39,13 +41,28 @@ def losses(
 @torch.no_grad()
 def believed_value(template: Algorithm, parameters: Mapping[str, Tensor], observations: Tensor) -> float | None:
     """Returns the mean value that one seed believes its policy has at observations `[B, *O]`; None for an algorithm without one."""
+    with holding(template, parameters):
+        values = template.believed_value(observations)
+    return None if values is None else float(values.mean())
+
+
+@torch.no_grad()
+def act(policy: Policy, template: Algorithm, parameters: Mapping[str, Tensor], observations: Tensor, noise: Tensor | None) -> Tensor:
+    """Returns one seed's actions at observations `[B, *O]`; `policy` is the template's own."""
+    with holding(template, parameters):
+        actions: Tensor = policy(observations, noise)
+    return actions
+
+
+@contextmanager
+def holding(template: Algorithm, parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Lets the template's modules hold one seed's parameters for a while, for calls that are not losses."""
     own = dict(template.named_parameters())
     before = {name: own[name].data for name in own}
     try:
         for name, value in parameters.items():
             own[name].data = value.detach()
-        values = template.believed_value(observations)
+        yield
     finally:
         for name, value in before.items():
             own[name].data = value
-    return None if values is None else float(values.mean())

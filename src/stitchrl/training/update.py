@@ -27,6 +27,7 @@ class Update:
         self.count = len(algorithms)
         self.order = order
         self.steps = steps
+        self.dtype = dtype
         self.parameters = seeds.stack(algorithms, device, dtype)
         self.networks = self.template.networks
         for network in self.networks:
@@ -59,7 +60,7 @@ class Update:
 
     def __call__(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> None:
         """Takes one step on the rows at `index [S, B]`, and adds losses and metrics to `totals`; a loss that is not finite halts all later ones."""
-        rows = table[index]  # [S, B, width]
+        rows = self._rows(table, index)
         found: dict[str, Tensor] = {}
         if self.order == "joint":
             self._step(due, [name for name in self.networks if name in due], rows, noise, found)
@@ -101,8 +102,12 @@ class Update:
         for name, value in metrics.items():
             found[f"metric/{name}"] = value.detach()
 
+    def _rows(self, table: Tensor, index: Tensor) -> Tensor:
+        """`[S, B, width]`; the table is float32 whatever the parameters."""
+        return table[index].to(self.dtype)
+
     def evaluate(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns what a step with `due` would report, by name, and changes nothing."""
         with torch.no_grad():
-            losses, metrics = seeds.losses(self.template, self.parameters, table[index], noise, due, self.count)
+            losses, metrics = seeds.losses(self.template, self.parameters, self._rows(table, index), noise, due, self.count)
         return {f"loss/{k}": v for k, v in losses.items()} | {f"metric/{k}": v for k, v in metrics.items()}

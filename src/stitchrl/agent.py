@@ -52,9 +52,9 @@ class Agent:
         seeds, count = observations.shape[:2]
         x = self._observations(observations)
         noise = self._noise(count) if sampled else None
-        actions = self._map(lambda p, o, z: functional_call(self.policy, p, (o, z)), x, noise).cpu().numpy()
+        actions: np.ndarray = self._map(lambda p, o, z: functional_call(self.policy, p, (o, z)), x, noise).cpu().numpy()
         if isinstance(self.spec.action, Discrete):
-            return actions  # type: ignore[no-any-return]
+            return actions
         flat = actions.reshape(seeds * count, *self.spec.action.shape)
         for transform in reversed(self.transforms):
             if transform.column == "actions":
@@ -76,7 +76,12 @@ class Agent:
         calls = _Probabilities(self.policy, sampled)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: Tensor = self._map(lambda p, o, _: functional_call(calls, p, (o,)), x, None, prefixed)
-        return result.cpu().numpy()
+        probabilities: np.ndarray = result.cpu().numpy()
+        return probabilities
+
+    def seed_acting(self, number: int) -> None:
+        """Restarts the generators of sampled actions, each from the number and its seed."""
+        self._generators = [torch.Generator().manual_seed((number + seed) % 2**63) for seed in self.seeds]
 
     def of_seed(self, seed: int) -> Agent:
         """Returns the policy of one seed alone."""

@@ -1,0 +1,76 @@
+"""Score of our TD3+BC, IQL or CQL on one flat log, all seeds in one process, as lines of the raw file beside the peers'.
+
+`OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/ours_control.py td3_bc ../shared/data/logs/halfcheetah-medium-replay.npz
+--environment HalfCheetah-v5 --seeds 0 1 2 --steps 20000`
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.scores.control_record import append_row, evaluate_episodes, is_recorded
+from stitchrl import __version__
+from stitchrl.core.records import Logging
+from stitchrl.core.settings import to_json
+from stitchrl.data.sources import read
+from stitchrl.agent import Agent
+from stitchrl.experiment import Preprocessing, plan, run_experiment
+from stitchrl.training.learner import Training
+
+SETTINGS = {
+    "td3_bc": {"alpha": 2.5},
+    "iql": {"expectile": 0.7, "inverse_temperature": 3.0},
+    "cql": {"conservatism": 5.0, "sampled_actions": 10, "actor_learning_rate": 1e-4, "critic_learning_rate": 3e-4, "temperature_learning_rate": 1e-4},
+}
+PREPROCESSING = {"td3_bc": Preprocessing(standardize_observations=True), "iql": Preprocessing(return_range=1000.0), "cql": Preprocessing()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("algorithm", choices=sorted(SETTINGS))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--environment", required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--raw", type=Path, default=Path("benchmarks/scores/raw/control.jsonl"))
+    a = parser.parse_args()
+    made = plan(
+        a.algorithm,
+        settings=SETTINGS[a.algorithm] | {"hidden": (256, 256)},
+        seeds=a.seeds,
+        training=Training(steps=a.steps, threads=1, log_every=1000, save_every=5000),
+        preprocessing=PREPROCESSING[a.algorithm],
+    )
+    settings = to_json(made.settings) | {"preprocessing": to_json(made.preprocessing), "environment": a.environment}
+    identity = {"library": "stitchrl", "version": __version__, "algorithm": a.algorithm, "data": a.data.stem, "steps": a.steps, "settings": settings}
+    if all(is_recorded(a.raw, identity | {"seed": seed}) for seed in a.seeds):
+        print("already recorded")
+        return
+    began, processor = time.perf_counter(), time.process_time()
+    path = Path("runs") / f"control-{a.algorithm}-{a.data.stem}"
+    resume = (path / "config.json").exists()
+    result = run_experiment(made, read(a.data), path=path, source=str(a.data), logging=Logging(tensorboard=False), resume=resume, show=print)
+    seconds, processor = time.perf_counter() - began, time.process_time() - processor
+    for seed in a.seeds:
+        agent = result.agent.of_seed(seed)
+        returns = evaluate_episodes(lambda x, agent=agent: act(agent, x), a.environment, seed)
+        row = identity | {"seed": seed, "returns": returns, "seconds": round(seconds / len(a.seeds), 1)}
+        row |= {"processor_seconds": round(processor / len(a.seeds), 1), "threads": 1, "seeds_at_once": len(a.seeds)}
+        row |= {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+        append_row(a.raw, row)
+        print(seed, np.mean(returns))
+
+
+def act(agent: Agent, observation: np.ndarray) -> np.ndarray:
+    """Returns the deterministic action for one observation."""
+    return np.clip(agent.predict(observation[None])[0], -1, 1)
+
+
+if __name__ == "__main__":
+    main()

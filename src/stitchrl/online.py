@@ -1,0 +1,155 @@
+"""Learning from an environment: the same learner and step, its batches from a replay that its own policy fills."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import torch
+
+from stitchrl import algorithms
+from stitchrl.core import randomness
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.randomness import stream_seed
+from stitchrl.core.settings import Count, Fraction, check_settings
+from stitchrl.core.spec import Discrete, Spec
+from stitchrl.data import transforms as scales
+from stitchrl.data.replay import Replay
+from stitchrl.data.sampling import row_width
+from stitchrl.environments.make import make, spec_of
+from stitchrl.training import seeds
+from stitchrl.training.learner import Learner, Training
+
+
+@final
+@dataclass(frozen=True)
+class Online:
+    """How an agent gathers its own steps. `Training.steps` counts environment steps."""
+
+    random_steps: Count = 1_000
+    """uniformly random actions before the policy acts and learning begins"""
+    updates_per_step: Count = 1
+    capacity: Count = 1_000_000
+    epsilon_start: Fraction = 1.0
+    """share of random actions, for discrete actions, falling linearly …"""
+    epsilon_end: Fraction = 0.05
+    epsilon_steps: Count = 10_000
+    """… over these steps"""
+
+
+@final
+class OnlineLearner:
+    """One seed of an algorithm that acts, remembers and learns."""
+
+    def __init__(self, algorithm: str, settings: Any, environment: str, seed: int, training: Training, online: Online, device: torch.device) -> None:
+        kind, _ = algorithms.find(algorithm)
+        check_settings(online, "online")
+        if not kind.online:
+            able = [name for name in algorithms.names() if algorithms.find(name)[0].online]
+            raise ConfigError(f"'{algorithm}' does not learn online; choose from {', '.join(able)}")
+        self.environment = make(environment)
+        self.spec: Spec = spec_of(self.environment)
+        self.transforms = scales.scale_action_space(self.spec)
+        self.online, self.seed = online, seed
+        inner = scales.learner_spec(self.spec, self.transforms)
+        self.replay = Replay(min(online.capacity, training.steps), row_width(kind.batch, inner), device)
+        self.learner = Learner(kind, settings, inner, self.replay, [seed], training, device)
+        self.policy = self.learner.template.policy()
+        self.random = np.random.default_rng(stream_seed(seed, "acting"))
+        self.generator = randomness.generator(seed, "acting")
+        self.steps = 0
+        self.observation, _ = self.environment.reset(seed=stream_seed(seed, "environment") % 2**31)
+
+    def run(self, steps: int, watch: Callable[[int, float], None]) -> None:
+        """Takes environment steps, learning after each; `watch(step, return)` is told of every finished episode."""
+        total = 0.0
+        while self.steps < steps:
+            action = self._choose()
+            observation, reward, terminated, truncated, _ = self.environment.step(self._outside(action))
+            self.replay.add(self._row(self.observation, action, float(reward), bool(terminated), observation))
+            self.observation, total = observation, total + float(reward)
+            self.steps += 1
+            if self.steps >= self.online.random_steps:
+                for _ in range(self.online.updates_per_step):
+                    self.learner.advance()
+            if terminated or truncated:
+                watch(self.steps, total)
+                self.observation, _ = self.environment.reset()
+                total = 0.0
+        self.learner.check()
+
+    def _choose(self) -> np.ndarray:
+        """The next action as the learner sees it: in [-1, 1], or an integer."""
+        space = self.spec.action
+        if isinstance(space, Discrete):
+            o = self.online
+            share = max(o.epsilon_end, o.epsilon_start + (o.epsilon_end - o.epsilon_start) * self.steps / o.epsilon_steps)
+            if self.steps < o.random_steps or self.random.random() < share:
+                return np.asarray(self.random.integers(space.n))
+        elif self.steps < self.online.random_steps:
+            return self.random.uniform(-1, 1, space.shape).astype(np.float32)
+        x = torch.as_tensor(np.asarray(self.observation)[None])
+        x = x.long() if isinstance(self.spec.observation, Discrete) else x.float()
+        kind = self.policy.noise(1)
+        noise = None if kind is None else kind.draw(1, self.generator)[0]
+        return seeds.act(self.policy, self.learner.template, self.learner.parameters_of(0), x, noise)[0].cpu().numpy()  # type: ignore[no-any-return]
+
+    def _outside(self, action: np.ndarray) -> Any:
+        if isinstance(self.spec.action, Discrete):
+            return int(action)
+        x = action[None]
+        for transform in reversed(self.transforms):
+            x = transform.inverse(x)
+        return x[0]
+
+    def _row(self, observation: Any, action: np.ndarray, reward: float, terminated: bool, next_observation: Any) -> np.ndarray:
+        parts = [observation, action, reward, terminated, next_observation]
+        return np.concatenate([np.asarray(part, dtype=np.float32).reshape(-1) for part in parts])
+
+
+def learn_online(
+    algorithm: str,
+    environment: str,
+    directory: Path,
+    *,
+    settings: Any,
+    training: Training,
+    online: Online,
+    seed: int,
+    stop_at: dict[str, float],
+    device: torch.device,
+    show: Callable[[int, float], None] | None = None,
+) -> dict[str, float]:
+    """Returns the step's mean return at which each named policy was saved under `directory/NAME`.
+
+    `stop_at` maps names to the mean return over the last 10 episodes at which to save a policy; learning ends when all are reached or
+    `training.steps` are taken. Raises ConfigError if one never was.
+    """
+    from stitchrl.agent import Agent
+
+    learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device)
+    recent: list[float] = []
+    reached: dict[str, float] = {}
+
+    def watch(step: int, total: float) -> None:
+        recent.append(total)
+        mean = float(np.mean(recent[-10:]))
+        if show is not None:
+            show(step, mean)
+        for name, level in stop_at.items():
+            if name not in reached and len(recent) >= 10 and mean >= level:
+                agent = Agent(algorithm, learning.learner.template, learning.learner.update.parameters, learning.spec, learning.transforms, [seed])
+                agent.save(directory / name)
+                reached[name] = mean
+
+    for step in range(1_000, training.steps + 1, 1_000):
+        learning.run(step, watch)
+        if len(reached) == len(stop_at):
+            break
+    learning.environment.close()
+    if missing := [name for name in stop_at if name not in reached]:
+        raise ConfigError(f"{environment}: {algorithm} did not reach {missing[0]} ({stop_at[missing[0]]:g}) in {training.steps:,} steps")
+    return reached

@@ -1,0 +1,43 @@
+"""Behaviours by name, for `data collect` and the built-in datasets: random, scripted, and saved policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.spec import Spec
+from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
+
+SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviour.py
+
+
+def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
+    """Returns `random`, `waypoint` (in a PointMaze), or the policy saved in a run directory or shipped under a name such as `pendulum-expert`."""
+    if name == "random":
+        return RandomBehaviour(spec)
+    if name == "waypoint":
+        from stitchrl.environments.waypoints import WaypointBehaviour
+
+        return WaypointBehaviour(environment)
+    path = SAVED / name if (SAVED / name).is_dir() else Path(name)
+    if not path.is_dir():
+        shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
+        raise ConfigError(f"behaviour '{name}' is neither random, waypoint, a shipped policy ({', '.join(shipped)}) nor a directory with a saved policy")
+    return saved_policy(path, sampled=sampled)
+
+
+def saved_policy(path: Path, *, sampled: bool = False) -> Behaviour:
+    """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it."""
+    from stitchrl.agent import load
+
+    agent = load(path)
+
+    def act(observations: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        if sampled:  # from the log's own generator, so that a log depends on its seed alone
+            agent.seed_acting(int(generator.integers(2**63)))
+        return agent.predict(observations, sampled=sampled)
+
+    return PolicyBehaviour(act, f"{agent.name} policy {path.name}{' (sampled)' if sampled else ''}")

@@ -1,0 +1,61 @@
+"""`stitchrl compare RUN…` and `stitchrl plot RUN…`: functions of the run directories' files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.verbs.flags import parse
+
+
+@dataclass(frozen=True)
+class Compare:
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    level: float = 0.95
+    """of the intervals"""
+    seed: int = 0
+    json: Path | None = None
+    html: Path | None = None
+
+
+@dataclass(frozen=True)
+class Plot:
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    to: Path
+    """a directory, or a .png or .svg file with --kind"""
+    kind: Literal["curves", "scores", "profiles"] | None = None
+    """None: all"""
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Prints runs side by side."""
+    from stitchrl.report import comparison
+    from stitchrl.report.comparison_page import comparison_page
+
+    a = parse(Compare, arguments, "stitchrl compare", "Runs side by side: last and best scores, IQM with stratified-bootstrap intervals.")
+    if not a.runs:
+        raise ConfigError("stitchrl compare: name at least one run directory")
+    result = comparison.compare(a.runs, level=a.level, seed=a.seed)
+    print(result.text())
+    if a.json is not None:
+        a.json.write_text(result.json())
+    if a.html is not None:
+        a.html.write_text(comparison_page(result))
+    return 0
+
+
+def plot(arguments: Sequence[str]) -> int:
+    """Draws runs."""
+    a = parse(Plot, arguments, "stitchrl plot", "Learning curves with bands, final scores with intervals, performance profiles.")
+    if not a.runs:
+        raise ConfigError("stitchrl plot: name at least one run directory")
+    from stitchrl.report.plots import plot as draw
+
+    for file in draw(a.runs, a.to, kind=a.kind):
+        print(file)
+    return 0

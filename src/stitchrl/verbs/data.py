@@ -1,0 +1,228 @@
+"""`stitchrl data list · show · collect · convert · validate · report`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from stitchrl.core.errors import ConfigError, DataError
+from stitchrl.data.sources.tables import TableSchema
+from stitchrl.verbs.flags import parse
+
+DataArgument = Annotated[str, tyro.conf.Positional]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Which data, and for a table (CSV, Parquet) which of its columns mean what."""
+
+    data: DataArgument
+    """a built-in dataset (stitchrl data list), or a file or directory: Minari, D4RL HDF5, NPZ, Parquet, CSV, or one of ours"""
+    schema: Path | None = None
+    """JSON or TOML file with the columns of a table: observations, actions, reward, episode, time, terminal, timeout, …"""
+    table: TableSchema = field(default_factory=TableSchema)
+    """the same as flags"""
+
+
+@dataclass(frozen=True)
+class Show(Source):
+    pass
+
+
+@dataclass(frozen=True)
+class Convert(Source):
+    output: Annotated[Path, tyro.conf.arg(name="to")] = Path()
+    """where to write: by suffix .npz, .hdf5, .parquet, .csv; without a suffix a directory that opens memory-mapped"""
+    format: Literal["suffix", "minari"] = "suffix"
+
+
+@dataclass(frozen=True)
+class Validate(Source):
+    json: Path | None = None
+    """write the findings here too"""
+
+
+@dataclass(frozen=True)
+class Report(Source):
+    html: Path | None = None
+    json: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Collect:
+    environment: Annotated[str, tyro.conf.Positional]
+    """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0"""
+    to: Path
+    """where to write the dataset (see data convert)"""
+    behaviour: tuple[str, ...] = ("random",)
+    """random, waypoint (PointMaze), or a run directory or saved policy; several make a mixture, one of them an episode"""
+    weights: tuple[float, ...] = ()
+    """of the mixture's parts; equal unless given"""
+    episodes: int | None = None
+    steps: int | None = None
+    epsilon: float = 0.0
+    """share of uniformly random actions"""
+    sigma: float = 0.0
+    """standard deviation of Gaussian noise on real-valued actions, in their units"""
+    sampled: bool = False
+    """draw a saved policy's actions instead of taking its best"""
+    seed: int = 0
+
+
+def list_datasets(arguments: Sequence[str]) -> int:
+    """Prints the built-in datasets."""
+    from stitchrl.recipes import datasets
+
+    @dataclass(frozen=True)
+    class List:
+        pass
+
+    parse(List, arguments, "stitchrl data list", "Built-in datasets, made on first use without any download.")
+    rows = [(name, entry.description) for name, entry in datasets.available().items()]
+    width = max(len(name) for name, _ in rows)
+    print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
+    return 0
+
+
+def show(arguments: Sequence[str]) -> int:
+    """Prints what a dataset holds."""
+    dataset = _load(parse(Show, arguments, "stitchrl data show", "Size, spaces, columns and origin of a dataset."))
+    lengths, returns = dataset.lengths, dataset.returns()
+    lines = [
+        f"{dataset.metadata.get('name', 'unnamed')}: {len(dataset):,} steps in {dataset.episodes:,} episodes of {lengths.min()} to {lengths.max()} steps",
+        f"observation {_space(dataset.spec.observation)}, action {_space(dataset.spec.action)}",
+        f"return {returns.mean():.4g} ± {returns.std():.4g}, from {returns.min():.4g} to {returns.max():.4g}",
+        f"ends: {int(dataset.terminals.sum()):,} terminals, {int(dataset.timeouts.sum()):,} timeouts",
+        "columns: " + ", ".join(f"{name} {list(column.shape)} {column.dtype}" for name, column in dataset.columns.items()),
+        f"sha256 {dataset.fingerprint()}",
+    ]
+    known = {key: value for key, value in dataset.metadata.items() if key != "name" and value}
+    print("\n".join([*lines, *(f"{key}: {value}" for key, value in known.items())]))
+    return 0
+
+
+def convert(arguments: Sequence[str]) -> int:
+    """Reads one format and writes another."""
+    a = parse(Convert, arguments, "stitchrl data convert", "Read one format, write another.")
+    if a.output == Path():
+        raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
+    dataset = _load(a)
+    _write(dataset, a.output, a.format)
+    print(f"{a.output}: {len(dataset):,} steps in {dataset.episodes:,} episodes")
+    return 0
+
+
+def validate(arguments: Sequence[str]) -> int:
+    """Prints what is wrong in a log; returns 1 if anything makes it unusable."""
+    from stitchrl.data.doctor import examine
+    from stitchrl.data.findings import findings_to_json
+    from stitchrl.report.dataset import findings_text
+
+    a = parse(Validate, arguments, "stitchrl data validate", "What is wrong in a log, by episode, step and column. Exit code 1 if it is unusable.")
+    dataset = _load(a)
+    found = findings_to_json(examine(dataset))
+    _write_json(a.json, found)
+    print(findings_text(found, colour=sys.stdout.isatty()))
+    return 1 if found["errors"] else 0
+
+
+def report(arguments: Sequence[str]) -> int:
+    """Prints the analysis of a log, and writes it as JSON and HTML."""
+    a = parse(Report, arguments, "stitchrl data report", "Returns, coverage, quality and advice, as text, JSON and HTML.")
+    described, found = analysis(_load(a), a.seed)
+    from stitchrl.report.dataset import dataset_page, dataset_text
+
+    _write_json(a.json, {"report": described, "findings": found})
+    if a.html is not None:
+        a.html.write_text(dataset_page(described, found))
+    print(dataset_text(described, found))
+    for file in (a.json, a.html):
+        if file is not None:
+            print(file)
+    return 0
+
+
+def collect(arguments: Sequence[str]) -> int:
+    """Rolls behaviours out in an environment and writes the log."""
+    from stitchrl.environments.collect import collect as collect_log
+    from stitchrl.environments.make import make, spec_of
+
+    a = parse(Collect, arguments, "stitchrl data collect", "An environment and a behaviour policy become a dataset.")
+    environment = make(a.environment)
+    spec = spec_of(environment)
+    behaviour = _behaviour(a, spec, environment)
+    environment.close()
+    dataset = collect_log(a.environment, behaviour, episodes=a.episodes, steps=a.steps, seed=a.seed, name=a.to.stem)
+    _write(dataset, a.to, "suffix")
+    print(f"{a.to}: {len(dataset):,} steps in {dataset.episodes:,} episodes, mean return {dataset.returns().mean():.4g}")
+    return 0
+
+
+def analysis(dataset: Any, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns the description and the findings of a log as plain JSON values."""
+    from stitchrl.data.doctor import examine
+    from stitchrl.data.findings import findings_to_json
+    from stitchrl.data.statistics import describe
+
+    findings = examine(dataset)
+    return describe(dataset, seed=seed, findings=findings).to_json(), findings_to_json(findings)
+
+
+def _behaviour(a: Collect, spec: Any, environment: Any) -> Any:
+    from stitchrl.environments.behaviours import MixtureBehaviour, NoisyBehaviour
+    from stitchrl.recipes.behaviours import behaviour
+
+    parts = [behaviour(name, spec, environment, sampled=a.sampled) for name in a.behaviour]
+    if a.weights and len(a.weights) != len(parts):
+        raise ConfigError(f"--weights has {len(a.weights)} numbers and --behaviour {len(parts)} parts; give one weight for each")
+    weights = a.weights or (1.0,) * len(parts)
+    whole = parts[0] if len(parts) == 1 else MixtureBehaviour(list(zip(weights, parts, strict=True)))
+    return NoisyBehaviour(whole, spec, epsilon=a.epsilon, sigma=a.sigma) if a.epsilon or a.sigma else whole
+
+
+def _load(source: Source) -> Any:
+    from stitchrl.recipes import datasets
+
+    return datasets.load(source.data, **table_options(source.schema, source.table))
+
+
+def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:
+    """Returns the reader's options for a table: a schema file, with flags that were given on top; none where neither was."""
+    default = TableSchema()
+    given = {f.name: getattr(table, f.name) for f in fields(TableSchema) if getattr(table, f.name) != getattr(default, f.name)}
+    if schema is None:
+        return {"schema": table} if given else {}
+    from_file = TableSchema.from_file(schema)
+    return {"schema": TableSchema.from_mapping({f.name: getattr(from_file, f.name) for f in fields(TableSchema)} | given)}
+
+
+def _write(dataset: Any, path: Path, kind: str) -> None:
+    from stitchrl.data import sources
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "minari":
+            from stitchrl.data.sources import minari
+
+            minari.write(dataset, path)
+        else:
+            sources.write(dataset, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+
+
+def _write_json(path: Path | None, value: Any) -> None:
+    if path is not None:
+        from stitchrl.core.files import write_json
+
+        write_json(path, value)
+
+
+def _space(space: Any) -> str:
+    return f"discrete({space.n})" if hasattr(space, "n") else f"box{list(space.shape)}"

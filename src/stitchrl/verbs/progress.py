@@ -1,0 +1,49 @@
+"""A progress bar with the time left and the current losses on a terminal; plain lines elsewhere."""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import TracebackType
+from typing import Any, final
+
+
+@final
+class Progress:
+    """Called with (step, steps, steps_per_second, metrics) at every line of metrics."""
+
+    def __init__(self, title: str, *, quiet: bool) -> None:
+        self.title, self.quiet = title, quiet
+        self.bar: Any = None
+        self.task: Any = None
+
+    def __enter__(self) -> Progress:
+        if not self.quiet and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}"))
+            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def __call__(self, step: int, steps: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
+        if self.quiet:
+            return
+        losses = "  ".join(f"{name.removeprefix('loss/')} {sum(v) / len(v):.3g}" for name, v in metrics.items() if name.startswith("loss/"))
+        if self.bar is None:
+            left = (steps - step) / max(steps_per_second, 1e-9)
+            print(f"{self.title}: step {step:,}/{steps:,}  {steps_per_second:.0f} steps/s  {_time(left)} left  {losses}", file=sys.stderr, flush=True)
+            return
+        if self.task is None:
+            self.task = self.bar.add_task(self.title, total=steps, losses="")
+        self.bar.update(self.task, completed=step, losses=losses)
+
+
+def _time(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"

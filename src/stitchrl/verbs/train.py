@@ -1,0 +1,152 @@
+"""`stitchrl train ALGORITHM --data D`: one run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from stitchrl import algorithms
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import nearest
+from stitchrl.verbs.flags import parse
+
+PROG = "stitchrl train"
+
+
+def train(arguments: Sequence[str]) -> int:
+    """Trains an algorithm on a log."""
+    names = algorithms.names()
+    if not arguments or arguments[0].startswith("-"):
+        asked = bool(arguments) and arguments[0] in ("-h", "--help")
+        if not asked:
+            raise ConfigError(f"{PROG}: name an algorithm first: {', '.join(names)}")
+        print(f"usage: {PROG} ALGORITHM --data DATA [options]\n\nalgorithms: {', '.join(names)}\n\n{PROG} ALGORITHM --help tells its options")
+        return 0
+    name, rest = arguments[0], list(arguments[1:])
+    if name not in names:
+        raise ConfigError(f"unknown algorithm '{name}'.{nearest(name, names)}")
+    return _train(name, rest)
+
+
+def _train(name: str, rest: list[str]) -> int:
+    from stitchrl.recipes import datasets, published
+
+    settings, preprocessing, rest = _recipe(name, rest)
+    kind = _arguments(name, settings, preprocessing)
+    a = parse(kind, rest, f"{PROG} {name}", f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}.")
+    if a.print_config:
+        from stitchrl.core.files import to_json_line
+
+        shown = {"algorithm": name, **dataclasses.asdict(a)}
+        print("\n".join(f"{key}: {value if isinstance(value, str) else to_json_line(value)}" for key, value in shown.items()))
+        return 0
+    from stitchrl.experiment import plan, run_experiment
+    from stitchrl.report.run import write_run_report
+    from stitchrl.verbs.progress import Progress
+
+    seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
+    made = plan(name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation)
+    dataset = datasets.load(a.data)
+    environment, options = environment_of(dataset, a.env)
+    path = Path(a.run) if a.run else Path("runs") / f"{name}-{_plain(str(dataset.metadata.get('name', Path(a.data).stem)))}"
+    with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:
+        result = run_experiment(
+            made, dataset, path=path, source=a.data, environment=environment, environment_options=options, logging=a.logging,
+            resume=a.resume, overwrite=a.overwrite, allow_change=a.allow_change, show=progress,
+        )  # fmt: skip
+    write_run_report(path)
+    if result.signal is not None:
+        print(f"{path}: stopped by a signal at step {result.step:,}; the checkpoint is complete, go on with --resume", file=sys.stderr)
+        return 128 + result.signal
+    if not a.logging.quiet:
+        _tell(path, result)
+    return 0
+
+
+def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
+    """The defaults that `--recipe NAME` sets, and the other arguments."""
+    from stitchrl.core.settings import read_settings
+    from stitchrl.experiment import Preprocessing
+    from stitchrl.recipes import published
+
+    config = algorithms.find(name)[1]
+    if "--recipe" not in rest:
+        return config(), Preprocessing(), rest
+    at = rest.index("--recipe")
+    if at + 1 >= len(rest):
+        raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
+    found = published.recipe(rest[at + 1])
+    if found.algorithm != name:
+        raise ConfigError(f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}")
+    return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest[:at] + rest[at + 2 :]
+
+
+def _arguments(name: str, settings: Any, preprocessing: Any) -> Any:
+    from stitchrl.core.records import Logging
+    from stitchrl.evaluation.judge import Evaluation
+    from stitchrl.experiment import Preprocessing
+    from stitchrl.training.learner import Training
+
+    @dataclass(frozen=True)
+    class Train:
+        data: str
+        """a built-in dataset (stitchrl data list), or a file or directory"""
+        settings: algorithms.find(name)[1] = field(default_factory=lambda: settings)  # type: ignore[valid-type]
+        training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+        preprocessing: Preprocessing = field(default_factory=lambda: preprocessing)
+        evaluation: Evaluation = field(default_factory=Evaluation)
+        logging: Logging = field(default_factory=Logging)
+        env: str = "auto"
+        """environment to evaluate in; auto: the one the data name, if any; none: stay offline"""
+        seeds: int = 1
+        """how many seeds to train at once"""
+        first_seed: int = 0
+        seed_list: tuple[int, ...] = ()
+        """these seeds instead"""
+        run: str | None = None
+        """run directory; default runs/ALGORITHM-DATA"""
+        resume: bool = False
+        """go on from the newest complete checkpoint"""
+        overwrite: bool = False
+        """replace the run that is there"""
+        allow_change: tuple[str, ...] = ()
+        """settings that may differ on --resume, such as settings.learning_rate"""
+        print_config: bool = False
+        """print the resolved settings and stop"""
+
+    # the annotations above are strings under postponed evaluation; tyro needs the types themselves
+    Train.__annotations__ |= {"settings": algorithms.find(name)[1], "preprocessing": Preprocessing, "evaluation": Evaluation, "logging": Logging}
+    Train.__annotations__["training"] = tyro.conf.OmitArgPrefixes[Training]
+    return Train
+
+
+def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:
+    """Returns the environment's id and options to evaluate in, or None: `auto` takes the one that the data name."""
+    recorded, options = dataset.metadata.get("environment"), dataset.metadata.get("environment_options") or {}
+    if asked == "none" or (asked == "auto" and not recorded):
+        return None, {}
+    return (str(recorded), dict(options)) if asked in ("auto", recorded) else (asked, {})
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name).strip("-.") or "data"
+
+
+def _tell(path: Path, result: Any) -> None:
+    line = result.evaluation
+    if line is None:
+        print(f"{path}: {result.step:,} steps; not evaluated (no environment)")
+        return
+    per_seed = [sum(r) / len(r) for r in line["returns"]]
+    words = [f"return {sum(per_seed) / len(per_seed):.4g} (seeds: {', '.join(f'{x:.4g}' for x in per_seed)})"]
+    for key, text in (("normalized", "normalised score"), ("exact_value", "exact value"), ("believed_value", "believed value")):
+        if line.get(key):
+            values = [sum(v) / len(v) if isinstance(v, list) else v for v in line[key]]
+            words.append(f"{text} {sum(values) / len(values):.4g}")
+    print(f"{path}: {result.step:,} steps; {'; '.join(words)}\nreport: {path / 'report.html'}")
