@@ -139,9 +139,13 @@ def task_of(run: Run) -> str:
     return run.data_name if environment is None or environment == run.data_name else f"{run.data_name} in {environment}"
 
 
+# how and where a run was computed, not what it learned
+_NOT_METHOD = {"compile", "compiled", "compile_reason", "device", "device_used", "threads", "log_every", "save_every", "keep_checkpoints"}
+
+
 def method_labels(runs: list[Run]) -> list[str]:
     """One label a run for how it learned: the algorithm, and the settings in which runs of that algorithm differ."""
-    flat = [_flatten({"": run.config.get("settings"), **run.training}) for run in runs]
+    flat = [_method(run) for run in runs]
     labels = []
     for run, settings in zip(runs, flat, strict=True):
         others = [f for other, f in zip(runs, flat, strict=True) if other.algorithm == run.algorithm]
@@ -152,10 +156,17 @@ def method_labels(runs: list[Run]) -> list[str]:
     return labels
 
 
-def _flatten(value: Any, name: str = "") -> dict[str, Any]:
-    """{dotted name: plain value} of nested settings; what is null counts as unset."""
+def _method(run: Run) -> dict[str, Any]:
+    training = {name: value for name, value in run.training.items() if name not in _NOT_METHOD}
+    return flatten([run.config.get("settings"), training, run.config.get("preprocessing")])
+
+
+def flatten(value: Any, name: str = "") -> dict[str, Any]:
+    """{dotted name: plain value} of nested settings, or of several one after another; what is null counts as unset."""
+    if isinstance(value, list) and not name:
+        return {k: v for part in value for k, v in flatten(part).items()}
     if isinstance(value, dict):
-        return {k: v for key, part in value.items() for k, v in _flatten(part, f"{name}.{key}".strip(".")).items()}
+        return {k: v for key, part in value.items() for k, v in flatten(part, f"{name}.{key}".strip(".")).items()}
     return {} if value is None else {name: tuple(value) if isinstance(value, list) else value}
 
 

@@ -82,6 +82,16 @@ def test_labels_tell_settings_apart(tmp_path: Path, write_run: Write) -> None:
     assert method_labels([*runs, other]) == ["iql (expectile=0.7)", "iql (expectile=0.9)", "bc"]
 
 
+def test_where_a_run_was_computed_is_no_difference_of_method(tmp_path: Path, write_run: Write) -> None:
+    runs = [write_run(tmp_path / name) for name in ("a", "b", "c")]
+    for run, device, share in zip(runs, ("cpu", "cuda", "cpu"), (1.0, 1.0, 0.1), strict=True):
+        config = json.loads((run / "config.json").read_text())
+        config["training"]["device_used"] = device
+        config["preprocessing"] = {"best_episodes": share}
+        (run / "config.json").write_text(json.dumps(config))
+    assert method_labels([read_run(run) for run in runs]) == ["iql (best_episodes=1.0)"] * 2 + ["iql (best_episodes=0.1)"]
+
+
 def test_warnings_are_due(tmp_path: Path, write_run: Write) -> None:
     a = write_run(tmp_path / "a", seeds=5)
     b = write_run(tmp_path / "b", algorithm="bc", seeds=5, fingerprint="0" * 64, steps=50_000, episodes=20, evaluations=7)

@@ -131,7 +131,7 @@ def test_no_torch_is_imported() -> None:
     import subprocess
     import sys
 
-    code = "import sys, stitchrl.report.plots, stitchrl.report.comparison, stitchrl.report.card, stitchrl.report.run_page; "
+    code = "import sys, stitchrl.report.plots, stitchrl.report.comparison, stitchrl.report.card, stitchrl.report.run; "
     code += "print(json.dumps([m for m in ('torch', 'matplotlib', 'tensorboard', 'stitchrl.evaluation') if m in sys.modules]))"
     result = subprocess.run([sys.executable, "-c", "import json; " + code], capture_output=True, text=True, check=True)
     assert json.loads(result.stdout) == []

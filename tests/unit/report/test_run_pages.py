@@ -11,7 +11,7 @@ import pytest
 from stitchrl.report.card import card
 from stitchrl.report.comparison import compare
 from stitchrl.report.comparison_page import comparison_page
-from stitchrl.report.run_page import run_page
+from stitchrl.report.run import run_page, write_run_report
 
 Write = Callable[..., Path]
 EVIL = '<script>alert(1)</script> & "x" ` | \x1b[31m'
@@ -71,6 +71,14 @@ def test_pages_are_functions_of_the_files(tmp_path: Path, write_run: Write) -> N
     run = write_run(tmp_path / "r")
     assert run_page(run) == run_page(run) and card(run) == card(run)
     assert comparison_page(compare([run])) == comparison_page(compare([run]))
+
+
+def test_written_beside_the_records(tmp_path: Path, write_run: Write) -> None:
+    run = write_run(tmp_path / "r", evaluations=1)
+    before = {file.name for file in run.iterdir()}
+    assert [file.name for file in write_run_report(run)] == ["report.html", "card.md"]
+    assert {file.name for file in run.iterdir()} == before | {"report.html", "card.md"}
+    assert (run / "report.html").read_text() == run_page(run) and (run / "card.md").read_text() == card(run)
 
 
 def test_names_from_files_are_text(tmp_path: Path, write_run: Write) -> None:

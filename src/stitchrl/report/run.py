@@ -7,15 +7,17 @@ import math
 from pathlib import Path
 from typing import Any
 
+from stitchrl.core.files import write_atomically
 from stitchrl.core.intervals import Interval
 from stitchrl.report import plots
-from stitchrl.report.card import limits
+from stitchrl.report.card import card, limits
 from stitchrl.report.page import Section, box, figure, figures, page, paragraph, table, tiles
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
     Measure,
     best_evaluation,
     common_digits,
+    flatten,
     interval_text,
     measure_of,
     online_episodes,
@@ -45,6 +47,16 @@ def run_page(run: Path | str | Run) -> str:
     seeds = f"{len(read.seeds)} seed{'s' if len(read.seeds) != 1 else ''}" if read.seeds else "seeds unknown"
     lead = paragraph(f"{task_of(read)} · {seeds} · run {read.name}", "soft")
     return page(f"{read.algorithm} on {read.data_name}", sections, lead)
+
+
+def write_run_report(path: Path | str) -> list[Path]:
+    """The files written into the run directory: report.html and card.md, each whole or not at all."""
+    read = read_run(path)
+    written = []
+    for name, text in (("report.html", run_page(read)), ("card.md", card(read))):
+        write_atomically(read.path / name, text.encode())
+        written.append(read.path / name)
+    return written
 
 
 def _unit(measure: Measure) -> str:
@@ -147,23 +159,22 @@ def _metrics(run: Run) -> str:
 
 
 def _data(run: Run) -> str:
-    rows = [
-        [name, value if isinstance(value, str | int | float) else json.dumps(value, ensure_ascii=False)] for name, value in run.data.items()
-    ]
+    rows = [[name, _cell(value)] for name, value in run.data.items()]
     return table(["", ""], rows, "what the policy learned from") if rows else paragraph("Nothing is recorded about the data.")
 
 
 def _settings(run: Run) -> str:
     parts = []
-    for title, value in (
-        ("algorithm", run.config.get("settings")),
-        ("training", run.training),
-        ("environment", run.config.get("environment")),
-    ):
-        if isinstance(value, dict) and value:
-            rows = [[name, v if isinstance(v, str | int | float) else json.dumps(v, ensure_ascii=False)] for name, v in value.items()]
-            parts.append(table(["setting", "value"], rows, title))
-    parts.append(
-        paragraph(f"StitchRL {run.config.get('version', 'version unknown')}; seeds {', '.join(map(str, run.seeds)) or 'unknown'}.", "soft")
-    )
+    for title in ("settings", "training", "preprocessing", "evaluation", "environment", "versions"):
+        value = run.config.get(title)
+        rows = list(flatten(value).items()) if isinstance(value, dict) else []
+        if rows:
+            parts.append(table(["", ""], [[name, _cell(v)] for name, v in rows], run.algorithm if title == "settings" else title))
+    seeds = ", ".join(map(str, run.seeds)) or "unknown"
+    parts.append(paragraph(f"StitchRL {run.config.get('version', 'version unknown')}; seeds {seeds}.", "soft"))
     return "".join(parts)
+
+
+def _cell(value: Any) -> Any:
+    """Numbers exactly as they are in the file, not rounded for reading."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
