@@ -261,9 +261,10 @@ def test_concatenation_wants_one_shape() -> None:
     other = Dataset.from_flat([[1.0]], [[0.5]], [0], [1])
     with pytest.raises(DataError, match="dataset 1 has spaces"):
         concatenate([small(), other])
+    d = small()
+    grouped = Dataset(d.spec, {**d.columns, "groups": np.zeros(3, np.int64)}, d.offsets, d.final_observations)
     with pytest.raises(DataError, match="'groups'"):
-        d = small()
-        concatenate([d, Dataset(d.spec, {**d.columns, "groups": np.zeros(3, np.int64)}, d.offsets, d.final_observations)])
+        concatenate([d, grouped])
 
 
 def test_episodes_that_do_not_fit_are_named() -> None:

@@ -79,7 +79,7 @@ def frame_of(dataset: Dataset, where: str) -> Any:
     import polars as pl
 
     table, empty = rows_of(dataset, where)
-    frame = pl.DataFrame({name: column for name, column in table.items()})
+    frame = pl.DataFrame(table)
     masks = {name: pl.Series(mask) for name, mask in empty.items()}
     return frame.with_columns([pl.when(~masks[name]).then(pl.col(name)).alias(name) for name in masks])
 

@@ -34,6 +34,7 @@ def read(
     isolated: read in a process of its own, so that a damaged file cannot crash this one. Raises DataError with file, row and column.
     """
     path = Path(path)
+    _check_footer(path)
     options = {"schema": None if schema is None else asdict(schema)}
     columns, notes = extract(extract_table, path, options, isolated, max_bytes)
     resolved = (schema or TableSchema.of_columns(notes["names"])).resolve(notes["names"])
@@ -76,11 +77,14 @@ def extract_table(path: Path, options: dict[str, Any], sink: Sink) -> dict[str, 
 
 
 def _check_footer(path: Path) -> int:
-    size = path.stat().st_size
-    with path.open("rb") as stream:
-        start = stream.read(4)
-        stream.seek(max(0, size - 8))
-        end = stream.read()
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            start = stream.read(4)
+            stream.seek(max(0, size - 8))
+            end = stream.read()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
     if start != b"PAR1" or end[-4:] != b"PAR1" or size < 12:
         raise DataError(f"{path.name}: not a complete Parquet file (it begins with {start!r}); it is cut or of another kind")
     footer = int.from_bytes(end[:4], "little")

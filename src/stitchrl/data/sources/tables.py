@@ -382,7 +382,7 @@ def rows_of(dataset: Dataset, where: str) -> tuple[dict[str, Array], dict[str, A
         full[steps] = column
         spread = _spread(names.get(name, name.replace("infos/", "info_")), full, always=name == "goals")
         table |= spread
-        empty |= {key: ~steps for key in spread}
+        empty |= dict.fromkeys(spread, ~steps)
     return table, empty
 
 
