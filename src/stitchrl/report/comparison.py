@@ -17,6 +17,7 @@ from stitchrl.report.page import plain
 from stitchrl.report.plots import labels_of
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
+    COVERAGE,
     FEW_SEEDS,
     Grouped,
     Measure,
@@ -260,7 +261,7 @@ def _warnings(rows: list[Row]) -> list[str]:
     few = [row for row in evaluated if row.last and row.last.seeds < FEW_SEEDS]
     if few:
         fewest = min(row.last.seeds for row in few if row.last)
-        several = f"as few as {fewest} seeds: where seeds differ much, a 95 % interval of so few covers about 88 % or less"
+        several = f"as few as {fewest} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE.get(fewest)} %"
         warnings.append(f"{'one seed: its interval covers episodes, not training' if fewest == 1 else several}; use five or more")
     if any(row.best and row.last and row.best.step != row.last.step for row in rows):
         warnings.append("best checkpoints were chosen by looking at the environment, which offline work cannot do: judge by the last")

@@ -48,8 +48,9 @@ def _figures(comparison: Comparison) -> str:
     drawn = []
     for task in dict.fromkeys(task_of(run) for run in shown):
         here = [run for run in shown if task_of(run) == task]
-        curve = plots.svg(plots.learning_curves(here, comparison.measure, looks))
-        drawn.append(figure(curve, "Line: mean over seeds. Band: from the lowest seed to the highest.", f"Learning curves on {task}"))
+        if any(len(run.evaluations) > 1 for run in here):  # one point is no curve
+            curve = plots.svg(plots.learning_curves(here, comparison.measure, looks))
+            drawn.append(figure(curve, "Line: mean over seeds. Band: from the lowest seed to the highest.", f"Learning curves on {task}"))
         scores = plots.svg(plots.final_scores(here, comparison.measure, comparison.level, looks, note=False))
         about = f"Last checkpoint: IQM over seeds, {100 * comparison.level:g} % interval. Small dots: seeds. Hollow: best checkpoint."
         drawn.append(figure(scores, about, f"Final scores with intervals on {task}"))

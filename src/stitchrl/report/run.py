@@ -72,7 +72,7 @@ def _result(run: Run, measure: Measure) -> str:
     digits = common_digits(last.iqm.estimate, last.iqm.low, last.iqm.high)
     shown: list[tuple[str, object]] = [
         (f"last: {_unit(measure)}, IQM over seeds{_ends(last.iqm)}", short_number(last.iqm.estimate, digits)),
-        ("last: mean ± std over seeds", unbroken(spread_text(last.mean, last.deviation))),
+        (f"last: mean over seeds{_deviation(last.deviation, digits)}", short_number(last.mean, digits)),
     ]
     if last.success is not None:
         shown.append(("last: success", f"{100 * last.success.estimate:.0f} %"))
@@ -99,6 +99,10 @@ def _ends(value: Interval) -> str:
     return f"; {100 * value.level:g} %: {low} to {high}" if math.isfinite(value.low) else ""
 
 
+def _deviation(value: float, digits: int) -> str:
+    return f"; std {short_number(value, digits)}" if math.isfinite(value) else ""
+
+
 def _time(run: Run) -> str:
     seconds = run.metrics["seconds"].values[-1, 0] if "seconds" in run.metrics else run.evaluations[-1].seconds
     if math.isnan(seconds):
@@ -108,15 +112,13 @@ def _time(run: Run) -> str:
 
 def _evaluations(run: Run, measure: Measure) -> str:
     last = run.evaluations[-1]
-    alt = f"{_unit(measure)} at {len(run.evaluations)} checkpoints, ending at {last.returns.mean():.4g} mean return at step {last.step}"
-    curve = figure(
-        plots.svg(plots.learning_curves([run], measure)), "Line: mean over seeds. Band: from the lowest seed to the highest.", alt
-    )
-    scores = figure(
-        plots.svg(plots.final_scores([run], measure, note=False)),
-        "Last checkpoint: IQM over seeds and its 95 % interval. Small dots: seeds. Hollow: best checkpoint.",
-        "Final score with its interval",
-    )
+    drawn = []
+    if len(run.evaluations) > 1:  # one point is no curve
+        alt = f"{_unit(measure)} at {len(run.evaluations)} checkpoints, ending at {last.returns.mean():.4g} mean return at step {last.step}"
+        curve = plots.svg(plots.learning_curves([run], measure))
+        drawn.append(figure(curve, "Line: mean over seeds. Band: from the lowest seed to the highest.", alt))
+    about = "Last checkpoint: IQM over seeds and its 95 % interval. Small dots: seeds. Hollow: best checkpoint."
+    drawn.append(figure(plots.svg(plots.final_scores([run], measure, note=False)), about, "Final score with its interval"))
     every = max(1, -(-len(run.evaluations) // _ROWS))
     kept = run.evaluations[::-1][::every]
     rows = [score(e, measure) for e in kept]
@@ -137,12 +139,18 @@ def _evaluations(run: Run, measure: Measure) -> str:
     body = table(
         [name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)), f"in {last.environment}, latest first"
     )
-    return figures([curve, scores]) + note + body
+    return figures(drawn) + note + body
 
 
 def _believed(run: Run) -> str:
-    exact = all(e.exact_value is not None for e in run.evaluations if e.believed_value is not None)
+    known = [e for e in run.evaluations if e.believed_value is not None]
+    exact = all(e.exact_value is not None for e in known)
     truth = "its exact value, computed from the task" if exact else "what episodes earned, discounted"
+    if len(known) == 1:
+        values = known[0].exact_value if exact else known[0].discounted_returns
+        true = "unknown" if values is None else short_number(float(values.mean()))
+        believed = score(known[0], "return").believed_value
+        return paragraph(f"Its own critic believes the start is worth {short_number(believed)}; {truth}: {true}.")
     alt = "The value the critic believes the start has, and the true one, over training"
     return figure(plots.svg(plots.believed_and_true(run)), f"What its own critic believes the start is worth, against {truth}.", alt)
 

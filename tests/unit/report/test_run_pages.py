@@ -73,6 +73,14 @@ def test_pages_are_functions_of_the_files(tmp_path: Path, write_run: Write) -> N
     assert comparison_page(compare([run])) == comparison_page(compare([run]))
 
 
+def test_one_evaluation_is_told_in_words_not_drawn_as_a_curve(tmp_path: Path, write_run: Write) -> None:
+    page = parsed(run_page(write_run(tmp_path / "r", evaluations=1, exact=True)))
+    assert page.tags.count("figure") == 6  # the score and five metrics
+    last = compare([tmp_path / "r"]).rows[0].last
+    assert last is not None and last.believed_value is not None and last.exact_value is not None
+    assert f"start is worth {last.believed_value:.1f}; its exact value, computed from the task: {last.exact_value:.1f}." in page.text
+
+
 def test_written_beside_the_records(tmp_path: Path, write_run: Write) -> None:
     run = write_run(tmp_path / "r", evaluations=1)
     before = {file.name for file in run.iterdir()}
