@@ -50,7 +50,7 @@ def nearest_neighbour_entropy(points: Array, k: int = 3) -> float | None:
     if (distance == 0).mean() > 0.001:  # the law has atoms (actions at a bound): it has no density
         return None
     ball = dimensions / 2 * math.log(math.pi) - float(gammaln(dimensions / 2 + 1))
-    return float(digamma(rows) - digamma(k)) + ball + dimensions * float(np.log(distance[distance > 0]).mean())
+    return float(float(digamma(rows) - digamma(k)) + ball + dimensions * float(np.log(distance[distance > 0]).mean()))
 
 
 def sample_rows(dataset: Dataset, seed: int, size: int = SAMPLE) -> Array:
@@ -199,7 +199,7 @@ def _action_count(dataset: Dataset) -> int:
 def _action_cells(dataset: Dataset, rows: Array, seed: int) -> Array:
     space = dataset.spec.action
     if isinstance(space, Discrete):
-        return np.clip(np.asarray(dataset.actions[rows]), 0, space.n - 1)
+        return np.asarray(np.clip(dataset.actions[rows], 0, space.n - 1))
     return cluster(standardised(np.nan_to_num(flat_rows(dataset.actions, rows, seed), posinf=0, neginf=0)), 16, seed)
 
 

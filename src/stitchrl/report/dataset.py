@@ -298,6 +298,7 @@ def _map(density: dict[str, Any]) -> str:
         )
         bar = drawn.axes.figure.colorbar(image, ax=drawn.axes, label="steps (sampled)")
         bar.outline.set_visible(False)
+        bar.ax.patch.set_alpha(0)
         bar.ax.yaxis.set_major_formatter("{x:g}")
         drawn.axes.set_xlabel("first principal direction")
         drawn.axes.set_ylabel("second")

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, final
+from typing import TYPE_CHECKING, Any, cast, final
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -248,7 +248,7 @@ def drawing(width: float = 4.4, height: float = 2.7) -> Iterator[Drawing]:
         "axes.unicode_minus": True,
         "text.parse_math": False,  # a "$" in a name is a "$"
     }
-    with rc_context(settings):
+    with rc_context(cast(Any, settings)):
         canvas = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(canvas)
         canvas.patch.set_alpha(0)

@@ -322,6 +322,17 @@ def test_transitions_agree_across_pieces() -> None:
     assert finding.steps == (255, 256, 511)
 
 
+def test_places_are_right_beyond_the_first_piece() -> None:
+    observations = np.zeros((600, 1 << 14), np.float32)  # as above: row 300 is in the second piece
+    observations[:, 0] = np.random.default_rng(0).normal(size=600)
+    observations[[300, 555], 5] = np.nan
+    flat = point_mass(lengths=(200, 200, 200))
+    wide = {**flat.columns, "observations": observations}
+    data = Dataset(Spec(Box((1 << 14,)), flat.spec.action), wide, flat.offsets, observations[:3])
+    (finding,) = (finding for finding in examine(data) if finding.severity == "error")
+    assert (finding.episodes, finding.steps, finding.count) == ((1, 2), (100, 155), 2)
+
+
 def test_images_and_tiny_logs_are_examined() -> None:
     random = np.random.default_rng(0)
     columns = {

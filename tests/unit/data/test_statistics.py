@@ -195,6 +195,12 @@ def test_action_variety() -> None:
     free = random.uniform(-2, 2, size=(4000, 1)).astype(np.float32)
     assert action_variety(log(rewards, where, free, real), 0)["value"] == pytest.approx(1.0, abs=0.04)
     assert action_variety(log(rewards, where, where, real), 0)["value"] < 0.02
+    coin = log(
+        rewards, where, random.integers(0, 2, 4000), Spec(Box((1,)), Discrete(2))
+    )  # half of the neighbours differ, as uniform ones do
+    assert action_variety(coin, 0)["value"] == pytest.approx(1.0, abs=0.06)
+    rare = log(rewards, where, (random.uniform(size=4000) < 0.1).astype(np.int64), Spec(Box((1,)), Discrete(2)))
+    assert action_variety(rare, 0)["value"] == pytest.approx(2 * 0.1 * 0.9 / 0.5, abs=0.05)
     unbounded = Spec(Box((1,)), Box((1,)))
     assert action_variety(log(rewards, where, where, unbounded), 0)["value"] is None
 
