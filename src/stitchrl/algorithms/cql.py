@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics, frozen, is_discrete
 from stitchrl.core.batch import TransitionBatch, Transitions
+from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform
 from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate
@@ -57,6 +58,10 @@ class CQL(Algorithm):
         super().__init__(config, spec)
         optimizers = {"critic": Adam(config.critic_learning_rate)}
         self.discrete = is_discrete(spec)
+        if config.max_target_backup and config.entropy_backup:
+            raise ConfigError("cql: max_target_backup and entropy_backup are both on; the best of sampled actions has no entropy to count")
+        if self.discrete and (config.max_target_backup or config.entropy_backup):
+            raise ConfigError("cql: max_target_backup and entropy_backup are for continuous actions; these are discrete")
         if not self.discrete:
             self.temperature = Scalar(0.0)
             self.actor = SquashedGaussianActor(spec, config.hidden)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stitchrl.core import randomness
+from stitchrl.core.errors import CheckpointError
 from stitchrl.core.randomness import Noise
 from stitchrl.data.sampling import Rows
 
@@ -63,7 +64,10 @@ class Blocks:
     def restore(self, tensors: dict[str, Tensor]) -> None:
         """Goes back to where `tensors` were taken; the next `draw` returns that block again."""
         for name, generator in self.generators.items():
-            generator.set_state(tensors[f"generators/{name}"].cpu())
+            state = tensors[f"generators/{name}"].cpu()
+            if state.shape != generator.get_state().shape:
+                raise CheckpointError(f"the checkpoint's random state '{name}' is of another kind of device than {generator.device}; resume on the same kind")
+            generator.set_state(state)
         self._began = self._states()
 
     def _indices(self, i: int) -> Tensor:

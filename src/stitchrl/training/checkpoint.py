@@ -86,9 +86,10 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise CheckpointError(f"{path}: format {found!r}; this version reads {FORMAT}. Upgrade stitchrl")
+    hashes = manifest.get("sha256")
     for name in ("state.safetensors", "state.json"):
         file = path / name
-        if not file.is_file() or _hash(file) != manifest["sha256"].get(name):
+        if not isinstance(hashes, dict) or not file.is_file() or _hash(file) != hashes.get(name):
             raise CheckpointError(f"{file}: damaged (its sha256 is not the manifest's)")
     try:
         return from_bytes((path / "state.safetensors").read_bytes()), read_json(path / "state.json")

@@ -95,15 +95,23 @@ class Learner:
         step = int(self.update.taken)
         assert self._block is not None
         table, index, noise = self._block.step(step % BLOCK_STEPS)
-        losses = self.update.evaluate(self.update.due(step), table, index, noise)
-        wrong = {name: value for name, value in losses.items() if not bool(torch.isfinite(value).all())}
-        which = [str(self.seeds[i]) for value in wrong.values() for i in (~torch.isfinite(value.reshape(-1))).nonzero().flatten().tolist()]
-        cause = f"{', '.join(sorted(wrong))} of seed {', '.join(sorted(set(which)))}" if wrong else "a gradient (the losses are finite)"
+        due = self.update.due(step)
+        losses = self.update.evaluate(due, table, index, noise)
+        cause = self._not_finite(losses)
+        if not cause:
+            cause = self._not_finite(self.update.gradient_norms(due, table, index, noise)) + " (the losses are finite)"
         self.step = step
+        moved = "" if self.training.order == "joint" else ", but for networks that move before it in a step"
         raise DivergenceError(
-            f"step {step:,}: {cause} is not finite; the step was not taken and the weights are those before it. "
+            f"step {step:,}: {cause} is not finite; the step was not taken and the weights are those before it{moved}. "
             f"Look at the data with `stitchrl data validate`, lower the learning rate, or scale the rewards"
         )
+
+    def _not_finite(self, values: Mapping[str, Tensor]) -> str:
+        """`a, b of seed 3, 4`; empty where all are finite."""
+        wrong = {name: ~torch.isfinite(value.reshape(-1)) for name, value in values.items() if not bool(torch.isfinite(value).all())}
+        which = sorted({self.seeds[i] for bad in wrong.values() for i in bad.nonzero().flatten().tolist()})
+        return f"{', '.join(sorted(wrong))} of seed {', '.join(map(str, which))}" if wrong else ""
 
     def last_batch(self) -> tuple[Tensor, Tensor]:
         """Returns the packed rows and positions of the present step's batch."""
@@ -116,7 +124,7 @@ class Learner:
         self.check()
         sums: dict[str, Tensor] = {}
         counts: Counter[str] = Counter()
-        for due, totals in self._totals.items():
+        for due, totals in sorted(self._totals.items(), key=lambda item: sorted(item[0])):  # the same order after a resume
             for name, total in totals.items():
                 if self._counts[due]:
                     sums[name] = sums.get(name, 0) + total.reshape(-1)
@@ -141,6 +149,8 @@ class Learner:
                     raise CheckpointError(f"the checkpoint has no '{name}'; it was made by another algorithm or other settings")
                 if tensors[name].shape != own.shape:
                     raise CheckpointError(f"the checkpoint's '{name}' has shape {list(tensors[name].shape)}; expected {list(own.shape)}")
+                if tensors[name].dtype != own.dtype:
+                    raise CheckpointError(f"the checkpoint's '{name}' is {tensors[name].dtype}; expected {own.dtype}: the precision was another")
                 if own.is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
                     raise CheckpointError(f"the checkpoint's '{name}' holds numbers that are not finite")
                 own.copy_(tensors[name])
@@ -148,8 +158,9 @@ class Learner:
         if missing:
             raise CheckpointError(f"the checkpoint has no '{missing[0]}': the run cannot be continued exactly")
         self.blocks.restore(dict(tensors))
+        self.update.halted.zero_()
         self.step = step
-        if step % BLOCK_STEPS:
+        if step:  # the block that the last step was of, also where it was that block's last
             self._block = self.blocks.draw()
         self._restore_totals(tensors)
 

@@ -69,6 +69,7 @@ def train(
             log(step, (step - since) / (now - began), metrics)
             began, since = now, step
         if evaluate_every and (step % evaluate_every == 0 or step == last):
+            learner.check()
             evaluate(step)
             began, since = time.perf_counter(), step  # the speed told is that of training alone
         if step % settings.save_every == 0 or step == last or stop():

@@ -111,3 +111,12 @@ class Update:
         with torch.no_grad():
             losses, metrics = seeds.losses(self.template, self.parameters, self._rows(table, index), noise, due, self.count)
         return {f"loss/{k}": v for k, v in losses.items()} | {f"metric/{k}": v for k, v in metrics.items()}
+
+    def gradient_norms(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Returns the norm `[S]` of each due network's gradient as `gradient/network`, and changes nothing."""
+        losses, _ = seeds.losses(self.template, self.parameters, self._rows(table, index), noise, due, self.count)
+        norms = {}
+        for network, loss in losses.items():
+            gradients = torch.autograd.grad(loss.sum(), self.of(network), retain_graph=True)
+            norms[f"gradient/{network}"] = optimization.gradient_norms(gradients, self.count).detach()
+        return norms

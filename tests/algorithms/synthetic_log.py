@@ -1,0 +1,106 @@
+"""Every algorithm that exists, on a made-up log: what the contract tests and the golden losses run on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stitchrl import algorithms
+from stitchrl.core.algorithm import Algorithm, build
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.data.sampling import DeviceRows
+from stitchrl.training.learner import Learner, Training
+
+SPECS = {
+    "box": Spec(Box((5,)), Box((2,), (-1.0,), (1.0,))),
+    "discrete": Spec(Box((5,)), Discrete(4)),
+}
+# Settings whose losses differ from the defaults'; an algorithm that is not named here is run with its defaults alone.
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "bc/box": [{"distribution": "gaussian"}],
+    "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
+    "cql/discrete": [{"lagrange_gap": 1.0}],
+    "iql/box": [{"distribution": "deterministic"}],
+    "q_learning/discrete": [{"double": False, "ensemble": 2, "target_every": 3, "target_rate": 1.0}],
+    "sac/box": [{"entropy_backup": False}],
+}
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """An algorithm with the kind of actions and the settings it is run with."""
+
+    name: str
+    actions: str
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return "-".join([self.name, self.actions, *(f"{k}={v}" for k, v in self.settings.items())])
+
+    @property
+    def algorithm(self) -> type[Algorithm]:
+        return algorithms.find(self.name)[0]  # type: ignore[no-any-return]
+
+    @property
+    def spec(self) -> Spec:
+        return SPECS[self.actions]
+
+    def config(self, **changes: Any) -> Any:
+        """Returns the algorithm's config with networks that are quick to train."""
+        kind = algorithms.find(self.name)[1]
+        known = {f.name for f in dataclasses.fields(kind)}
+        small = {name: value for name, value in {"hidden": (16, 16), "sampled_actions": 4}.items() if name in known}
+        return kind(**{**small, **self.settings, **changes})
+
+    def build(self, seed: int = 0) -> Algorithm:
+        return build(self.algorithm, self.config(), self.spec, seed)
+
+    def learner(self, seeds: Sequence[int] = (0,), table: Tensor | None = None, **training: Any) -> Learner:
+        settings = Training(**{"steps": 200, "batch_size": 16, "compile": "off", **training})
+        rows = DeviceRows(rows_of(self.spec) if table is None else table)
+        return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
+
+
+def cases(variants: bool = True) -> list[Case]:
+    """Returns each algorithm with each kind of actions that it takes."""
+    found = []
+    for name in algorithms.names():
+        takes = algorithms.find(name)[0].action_space
+        for actions in SPECS:
+            if takes in ("any", actions):
+                found += [Case(name, actions), *(Case(name, actions, v) for v in VARIANTS.get(f"{name}/{actions}", []) if variants)]
+    return found
+
+
+def rows_of(spec: Spec, size: int = 300, seed: int = 1) -> Tensor:
+    """Returns packed rows `[N, width]` of a made-up log of transitions: numpy's generator, so that all machines have the same."""
+    rng = np.random.default_rng(seed)
+
+    def column(space: Box | Discrete, actions: bool) -> np.ndarray:
+        if isinstance(space, Discrete):
+            return rng.integers(space.n, size=(size, 1))
+        return np.tanh(rng.standard_normal((size, space.size))) if actions else rng.standard_normal((size, space.size))
+
+    s, a, s_next = column(spec.observation, False), column(spec.action, True), column(spec.observation, False)
+    r, terminal = rng.standard_normal((size, 1)), rng.random((size, 1)) < 0.1
+    return torch.from_numpy(np.concatenate([s, a, r, terminal, s_next], axis=1).astype(np.float32))
+
+
+def advance(learner: Learner, steps: int) -> Learner:
+    """Returns the learner after `steps` more steps, none of which diverged."""
+    for _ in range(steps):
+        learner.advance()
+    learner.check()
+    return learner
+
+
+def weights(learner: Learner) -> dict[str, Tensor]:
+    """Returns a copy of all that learning changes."""
+    return {name: tensor.detach().clone() for name, tensor in learner.update.tensors().items()}
