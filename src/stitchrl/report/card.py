@@ -9,6 +9,7 @@ from typing import Any
 from stitchrl.report.page import plain
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
+    COVERAGE,
     FEW_SEEDS,
     Score,
     best_evaluation,
@@ -125,9 +126,7 @@ def limits(run: Run, judged: bool) -> list[str]:
         if last.seeds == 1:
             found.append("One seed: the interval covers the noise of episodes, not that of training.")
         elif last.seeds < FEW_SEEDS:
-            found.append(
-                f"{last.seeds} seeds: an interval of so few covers less than it says (about 88 % instead of 95 % where seeds differ much)."
-            )
+            found.append(f"{last.seeds} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE[last.seeds]} %.")
         planned = run.training.get("steps")
         if isinstance(planned, int) and last.step < planned:
             found.append(f"Stopped or still running: last evaluated at step {last.step:,} of {planned:,}.")

@@ -122,6 +122,12 @@ def test_coverage_of_the_two_level_interval(seeds: int, episodes: int, between: 
         assert share < 0.93  # the warning is true
 
 
+@pytest.mark.parametrize(("seeds", "percent"), [(2, 50), (3, 73), (4, 87)])
+def test_few_seeds_cover_what_the_reports_say(seeds: int, percent: int) -> None:
+    """The worst case: only seeds differ. These numbers are report.summary.COVERAGE."""
+    assert 100 * _coverage(seeds, 10, 100.0, trials=1000) == pytest.approx(percent, abs=4)
+
+
 def test_coverage_over_tasks() -> None:
     random = np.random.default_rng(9)
     inside = 0

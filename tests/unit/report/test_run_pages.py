@@ -125,7 +125,7 @@ def test_card_counts_the_looks_at_the_environment(tmp_path: Path, write_run: Wri
     text = card(write_run(tmp_path / "r", seeds=2, episodes=5, evaluations=4, exact=True))
     assert "online evaluations used: 4 (one at each of 4 checkpoints), 40 episodes in all" in text
     assert "exact value of the policy" in text and "`" + "3f5a" * 16 + "`" in text
-    assert "2 seeds: an interval of so few" in text and "Not judged offline" in text
+    assert "2 seeds: where seeds differ much, their 95 % interval covers only about 50 %" in text and "Not judged offline" in text
     one = card(write_run(tmp_path / "one", seeds=1))
     assert "One seed" in one and "± " not in one.split("## Trust")[0].split("|---")[1]
 

@@ -1,0 +1,1 @@
+"""Evaluation: rollouts, and estimates of what a policy is worth without running it."""
