@@ -9,7 +9,6 @@ from typing import Any
 
 from stitchrl.core.files import write_atomically
 from stitchrl.core.intervals import Interval
-from stitchrl.core.files import write_atomically
 from stitchrl.report import plots
 from stitchrl.report.card import card, limits
 from stitchrl.report.page import Section, box, figure, figures, page, paragraph, table, tiles
@@ -187,12 +186,3 @@ def _settings(run: Run) -> str:
 def _cell(value: Any) -> Any:
     """Numbers exactly as they are in the file, not rounded for reading."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def write_run_report(path: Path) -> None:
-    """Writes report.html and card.md into a run directory, from its files."""
-    from stitchrl.report.card import card
-
-    run = read_run(path)
-    write_atomically(path / "report.html", run_page(run).encode())
-    write_atomically(path / "card.md", card(run).encode())
