@@ -16,19 +16,32 @@ import numpy as np
 
 from benchmarks.scores.control_record import append_row, evaluate_episodes, is_recorded
 from stitchrl import __version__
+from stitchrl.agent import Agent
 from stitchrl.core.records import Logging
 from stitchrl.core.settings import to_json
+from stitchrl.core.spec import Spec
 from stitchrl.data.sources import read
-from stitchrl.agent import Agent
+from stitchrl.environments.make import make, spec_of
 from stitchrl.experiment import Preprocessing, plan, run_experiment
 from stitchrl.training.learner import Training
 
 SETTINGS = {
     "td3_bc": {"alpha": 2.5},
     "iql": {"expectile": 0.7, "inverse_temperature": 3.0},
-    "cql": {"conservatism": 5.0, "sampled_actions": 10, "actor_learning_rate": 1e-4, "critic_learning_rate": 3e-4, "temperature_learning_rate": 1e-4},
+    "cql": {
+        "conservatism": 5.0,
+        "sampled_actions": 10,
+        "actor_learning_rate": 1e-4,
+        "critic_learning_rate": 3e-4,
+        "temperature_learning_rate": 1e-4,
+    },
 }
-PREPROCESSING = {"td3_bc": Preprocessing(standardize_observations=True), "iql": Preprocessing(return_range=1000.0), "cql": Preprocessing()}
+# a fifth of this log's actions lie outside the environment's [-1, 1], which clips them; d3rlpy learns from them as they are, so we do here
+PREPROCESSING = {
+    "td3_bc": Preprocessing(standardize_observations=True, actions_outside="keep"),
+    "iql": Preprocessing(return_range=1000.0, actions_outside="keep"),
+    "cql": Preprocessing(actions_outside="keep"),
+}
 
 
 def main() -> None:
@@ -48,14 +61,31 @@ def main() -> None:
         preprocessing=PREPROCESSING[a.algorithm],
     )
     settings = to_json(made.settings) | {"preprocessing": to_json(made.preprocessing), "environment": a.environment}
-    identity = {"library": "stitchrl", "version": __version__, "algorithm": a.algorithm, "data": a.data.stem, "steps": a.steps, "settings": settings}
+    identity = {
+        "library": "stitchrl",
+        "version": __version__,
+        "algorithm": a.algorithm,
+        "data": a.data.stem,
+        "steps": a.steps,
+        "settings": settings,
+    }
     if all(is_recorded(a.raw, identity | {"seed": seed}) for seed in a.seeds):
         print("already recorded")
         return
     began, processor = time.perf_counter(), time.process_time()
     path = Path("runs") / f"control-{a.algorithm}-{a.data.stem}"
     resume = (path / "config.json").exists()
-    result = run_experiment(made, read(a.data), path=path, source=str(a.data), logging=Logging(tensorboard=False), resume=resume, show=print)
+    result = run_experiment(
+        made,
+        read(a.data, spec=environment_spec(a.environment)),
+        path=path,
+        source=str(a.data),
+        logging=Logging(tensorboard=False),
+        resume=resume,
+        show=print,
+    )
+    if result.signal is not None:
+        sys.exit(128 + result.signal)
     seconds, processor = time.perf_counter() - began, time.process_time() - processor
     for seed in a.seeds:
         agent = result.agent.of_seed(seed)
@@ -65,6 +95,14 @@ def main() -> None:
         row |= {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
         append_row(a.raw, row)
         print(seed, np.mean(returns))
+
+
+def environment_spec(environment: str) -> Spec:
+    """Returns the environment's spaces, which the file does not tell."""
+    opened = make(environment)
+    spec = spec_of(opened)
+    opened.close()
+    return spec
 
 
 def act(agent: Agent, observation: np.ndarray) -> np.ndarray:

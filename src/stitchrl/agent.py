@@ -32,7 +32,13 @@ class Agent:
     """Policies of S seeds of one algorithm, with the transforms between the task and what they learned on."""
 
     def __init__(
-        self, name: str, template: Algorithm, parameters: Mapping[str, Tensor], spec: Spec, transforms: Sequence[Affine], seeds: Sequence[int]
+        self,
+        name: str,
+        template: Algorithm,
+        parameters: Mapping[str, Tensor],
+        spec: Spec,
+        transforms: Sequence[Affine],
+        seeds: Sequence[int],
     ) -> None:
         self.name = name
         self.config = template.config
@@ -66,13 +72,16 @@ class Agent:
         shape = () if isinstance(self.spec.observation, Discrete) else self.spec.observation.shape
         observations = np.asarray(observations)
         if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
-            raise DataError(f"observations have shape {list(observations.shape)}; expected [N, {', '.join(map(str, shape))}] as in the data")
-        return self.of_seed(self.seeds[0] if seed is None else seed).act(observations[None], sampled=sampled)[0]
+            raise DataError(
+                f"observations have shape {list(observations.shape)}; expected [N, {', '.join(map(str, shape))}] as in the data"
+            )
+        actions: np.ndarray = self.of_seed(self.seeds[0] if seed is None else seed).act(observations[None], sampled=sampled)[0]
+        return actions
 
     @torch.inference_mode()
     def action_probabilities(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
         """Returns `[S, N, n]`, the probability of each discrete action: of `predict`'s greedy choice, or of `sampled` ones."""
-        x = self._observations(np.broadcast_to(observations, (len(self.seeds), *observations.shape)))
+        x = self._observations(np.stack([observations] * len(self.seeds)))
         calls = _Probabilities(self.policy, sampled)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: Tensor = self._map(lambda p, o, _: functional_call(calls, p, (o,)), x, None, prefixed)
@@ -165,7 +174,9 @@ def load(directory: Path) -> Agent:
             raise CheckpointError(f"{directory}: '{file}' is missing; a policy is only complete with config.json, model and normalizers")
     missing = {"format", "algorithm", "settings", "spec", "transforms", "seeds"} - set(config)
     if missing or config["format"] != FORMAT:
-        raise CheckpointError(f"{directory}/config.json: not a policy of format {FORMAT} (missing: {', '.join(sorted(missing)) or 'nothing'})")
+        raise CheckpointError(
+            f"{directory}/config.json: not a policy of format {FORMAT} (missing: {', '.join(sorted(missing)) or 'nothing'})"
+        )
     try:
         arrays, tensors = load_arrays(directory / "normalizers.safetensors"), load_file(directory / "model.safetensors")
     except SafetensorError as error:

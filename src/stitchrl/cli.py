@@ -7,12 +7,16 @@ import importlib
 import sys
 from collections.abc import Sequence
 
-from stitchrl import __version__
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
+from stitchrl.core.version import VERSION
 
 # verb -> module and function; a verb's first line of help stands in its function's docstring
 VERBS = {
-    "quickstart": ("quickstart", "quickstart", "the main job on an embedded log: inspect, train four algorithms, compare belief with truth, report"),
+    "quickstart": (
+        "quickstart",
+        "quickstart",
+        "the main job on an embedded log: inspect, train four algorithms, compare belief with truth, report",
+    ),
     "data list": ("data", "list_datasets", "built-in datasets, made on first use without any download"),
     "data show": ("data", "show", "size, spaces, columns and origin of a dataset"),
     "data collect": ("data", "collect", "an environment and a behaviour policy become a dataset"),
@@ -44,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(141)
     except MemoryError:
-        print("stitchrl: out of memory; use fewer seeds, a smaller batch, or a memory-mapped dataset (stitchrl data convert)", file=sys.stderr)
+        print(
+            "stitchrl: out of memory; use fewer seeds, a smaller batch, or a memory-mapped dataset (stitchrl data convert)", file=sys.stderr
+        )
         sys.exit(1)
 
 
@@ -53,7 +59,7 @@ def _dispatch(arguments: list[str]) -> int:
         print(_help())
         return 0
     if arguments[0] == "--version":
-        print(__version__)
+        print(VERSION)
         return 0
     if arguments[0] == "data" and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
         print(_help("data "))
@@ -72,7 +78,9 @@ def _help(prefix: str = "") -> str:
     shown = {verb: text for verb, (_, _, text) in VERBS.items() if verb.startswith(prefix)}
     width = max(map(len, shown))
     lines = [f"  {verb:<{width}}  {text}" for verb, text in shown.items()]
-    head = "stitchrl: from a fixed log, the best policy it can support\n\nusage: stitchrl VERB …   (stitchrl VERB --help tells its options)\n"
+    head = (
+        "stitchrl: from a fixed log, the best policy it can support\n\nusage: stitchrl VERB …   (stitchrl VERB --help tells its options)\n"
+    )
     return "\n".join([head, *lines])
 
 

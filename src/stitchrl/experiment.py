@@ -9,22 +9,22 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
 
-import stitchrl
 from stitchrl import algorithms
+from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError, DataError, DivergenceError
 from stitchrl.core.files import write_json
 from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import Fraction, Positive, check_settings, read_settings, to_json
 from stitchrl.core.spec import Discrete
+from stitchrl.core.version import VERSION
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import rows_of
-from stitchrl.agent import Agent
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training
@@ -44,6 +44,8 @@ class Preprocessing:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     """r * scale + shift"""
+    actions_outside: Literal["refuse", "clip", "keep"] = "refuse"
+    """of logged actions outside the task's bounds: stop, clip them (what most environments did with them), or learn from them as they are"""
     best_episodes: Fraction = 1.0
     """keep this share of the episodes, those of the highest return (filtered behaviour cloning: 0.1)"""
 
@@ -96,7 +98,12 @@ def plan(
     if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
         raise ConfigError(f"seeds are {seeds!r}; expected a number of at least 1, or different integers of at least 0")
     made = Plan(algorithm, settings, numbers, training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation())
-    for part, where in ((settings, algorithm), (made.training, "training"), (made.preprocessing, "preprocessing"), (made.evaluation, "evaluation")):
+    for part, where in (
+        (settings, algorithm),
+        (made.training, "training"),
+        (made.preprocessing, "preprocessing"),
+        (made.evaluation, "evaluation"),
+    ):
         check_settings(part, where)
     return made
 
@@ -105,6 +112,7 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
     """Returns the log and the transforms that a plan learns from; raises DataError for values that are not finite."""
     _check(dataset, plan)
     p = plan.preprocessing
+    dataset = scales.bounded_actions(dataset, p.actions_outside)
     transforms = scales.scale_actions(dataset)
     if p.standardize_observations:
         transforms.append(scales.standardize_observations(dataset, p.observation_epsilon))
@@ -223,7 +231,7 @@ def describe(
     metadata = dataset.metadata
     return {
         "format": 1,
-        "version": stitchrl.__version__,
+        "version": VERSION,
         "algorithm": plan.algorithm,
         "settings": to_json(plan.settings),
         "seeds": list(plan.seeds),
@@ -280,7 +288,9 @@ def _check_finite(dataset: Dataset, name: str) -> None:
 def _operations(learner: Learner) -> float:
     """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled."""
     weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
-    repeats = max((kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1)
+    repeats = max(
+        (kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1
+    )
     return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))
 
 
@@ -289,6 +299,12 @@ def _crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
 
     rows, index = learner.last_batch()
     save_file({"rows": rows.cpu().contiguous(), "index": index.cpu().contiguous()}, path / "crash_batch.safetensors")
-    report = {"error": str(error), "step": learner.step, "seeds": list(learner.seeds), "batch": "crash_batch.safetensors", "time": time.time()}
+    report = {
+        "error": str(error),
+        "step": learner.step,
+        "seeds": list(learner.seeds),
+        "batch": "crash_batch.safetensors",
+        "time": time.time(),
+    }
     report["last_checkpoint"] = max(checkpoint.steps(path / "checkpoints"), default=None)
     write_json(path / "crash_report.json", report | {"command": sys.argv})

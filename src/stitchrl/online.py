@@ -44,7 +44,9 @@ class Online:
 class OnlineLearner:
     """One seed of an algorithm that acts, remembers and learns."""
 
-    def __init__(self, algorithm: str, settings: Any, environment: str, seed: int, training: Training, online: Online, device: torch.device) -> None:
+    def __init__(
+        self, algorithm: str, settings: Any, environment: str, seed: int, training: Training, online: Online, device: torch.device
+    ) -> None:
         kind, _ = algorithms.find(algorithm)
         check_settings(online, "online")
         if not kind.online:
@@ -95,7 +97,7 @@ class OnlineLearner:
         x = x.long() if isinstance(self.spec.observation, Discrete) else x.float()
         kind = self.policy.noise(1)
         noise = None if kind is None else kind.draw(1, self.generator)[0]
-        return seeds.act(self.policy, self.learner.template, self.learner.parameters_of(0), x, noise)[0].cpu().numpy()  # type: ignore[no-any-return]
+        return seeds.act(self.policy, self.learner.template, self.learner.parameters_of(0), x, noise)[0].cpu().numpy()
 
     def _outside(self, action: np.ndarray) -> Any:
         if isinstance(self.spec.action, Discrete):
@@ -141,7 +143,9 @@ def learn_online(
             show(step, mean)
         for name, level in stop_at.items():
             if name not in reached and len(recent) >= 10 and mean >= level:
-                agent = Agent(algorithm, learning.learner.template, learning.learner.update.parameters, learning.spec, learning.transforms, [seed])
+                agent = Agent(
+                    algorithm, learning.learner.template, learning.learner.update.parameters, learning.spec, learning.transforms, [seed]
+                )
                 agent.save(directory / name)
                 reached[name] = mean
 

@@ -55,7 +55,7 @@ class TD3BC(Algorithm):
         self.target_rate = config.target_rate
 
     def noise(self, size: int) -> dict[str, Noise]:
-        return {"policy": Normal((size, self.actor.mlp.layers[-1].bias.shape[-1]))}
+        return {"policy": Normal((size, self.actor.size))}
 
     def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         s, a, r, s_next, terminal = batch

@@ -78,7 +78,6 @@ class Algorithm(nn.Module, ABC):
         """Returns `[B]`, what the algorithm believes its policy is worth from each observation; None where it has no value."""
         return None
 
-    @final
     def forward(self, rows: Tensor, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         """Returns `losses` of packed rows `[B, width]`; what the engine calls, with parameters of its own."""
         return self.losses(self.batch.unpack(rows, self.spec), noise, due)

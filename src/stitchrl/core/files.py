@@ -44,7 +44,9 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise CheckpointError(f"{path}: {path.stat().st_size:,} bytes; expected at most {MAX_JSON_BYTES:,}")
-        return json.loads(path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats(path), parse_constant=_refuse(path), parse_float=_number(path))
+        return json.loads(
+            path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats(path), parse_constant=_refuse(path), parse_float=_number(path)
+        )
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
@@ -60,7 +62,9 @@ def locked(directory: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             owner = file.read().strip() or "unknown"
-            raise CheckpointError(f"{directory}: in use by process {owner}; wait for it, or choose another run directory with --run") from None
+            raise CheckpointError(
+                f"{directory}: in use by process {owner}; wait for it, or choose another run directory with --run"
+            ) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -91,5 +91,3 @@ def _column(dataset: Dataset, name: str, rows: slice | np.ndarray, transforms: S
 def row_width(kind: BatchKind, spec: Spec) -> int:
     """Returns the numbers in one packed row."""
     return sum(kind.columns(spec).values())
-
-

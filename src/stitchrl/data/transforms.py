@@ -27,11 +27,13 @@ class Affine:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Returns the column as the learner sees it, float32."""
-        return (x.reshape(len(x), -1) * self.scale + self.shift).astype(np.float32).reshape(x.shape)
+        flat: np.ndarray = x.reshape(len(x), -1) * self.scale + self.shift
+        return flat.astype(np.float32).reshape(x.shape)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Returns the column as the log has it, float32."""
-        return ((x.reshape(len(x), -1) - self.shift) / self.scale).astype(np.float32).reshape(x.shape)
+        flat: np.ndarray = (x.reshape(len(x), -1) - self.shift) / self.scale
+        return flat.astype(np.float32).reshape(x.shape)
 
 
 def standardize_observations(dataset: Dataset, epsilon: float = 1e-3) -> Affine:
@@ -74,6 +76,28 @@ def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
         return []
     half = np.where(high > low, (high - low) / 2, 1.0)
     return [Affine("actions", 1 / half, -(low + high) / 2 / half, "actions to [-1, 1]")]
+
+
+def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]) -> Dataset:
+    """Returns the log with its actions inside the task's bounds; raises DataError naming the first that is not, unless told to clip or keep."""
+    space = dataset.spec.action
+    if isinstance(space, Discrete) or not space.bounded or outside == "keep":
+        return dataset
+    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float32), space.size).reshape(space.shape) for bound in (space.low, space.high))
+    slack = 1e-6 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    actions = dataset.columns["actions"]
+    rows = np.flatnonzero(((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1))
+    if len(rows) and outside == "refuse":
+        episode = int(dataset.episode_of(rows[0]))
+        raise DataError(
+            f"{dataset.metadata.get('name', 'data')}: {len(rows):,} of {len(actions):,} actions are outside the bounds, first in episode {episode}, "
+            f"step {int(rows[0] - dataset.offsets[episode])}; clip them with --preprocessing.actions-outside clip "
+            "if the environment did, or keep them"
+        )
+    if not len(rows):
+        return dataset
+    columns = {**dataset.columns, "actions": np.clip(actions, low, high)}
+    return Dataset(dataset.spec, columns, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 
 def scale_returns(dataset: Dataset, to: float = 1000.0) -> Affine:

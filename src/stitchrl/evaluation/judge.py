@@ -9,10 +9,10 @@ from typing import Any, final
 import numpy as np
 import torch
 
+from stitchrl.agent import Agent
 from stitchrl.core.settings import Count
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply
-from stitchrl.agent import Agent
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.evaluation.rollout import rollout
 from stitchrl.training import seeds
@@ -43,7 +43,13 @@ class Judge:
     """Judges the policies of one run, always on the same episodes."""
 
     def __init__(
-        self, settings: Evaluation, dataset: Dataset, environment: str | None, options: Mapping[str, Any], algorithm_settings: Any, seed_numbers: Sequence[int]
+        self,
+        settings: Evaluation,
+        dataset: Dataset,
+        environment: str | None,
+        options: Mapping[str, Any],
+        algorithm_settings: Any,
+        seed_numbers: Sequence[int],
     ) -> None:
         self.settings, self.environment, self.options = settings, environment, dict(options)
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
@@ -59,7 +65,9 @@ class Judge:
             opened.close()
             self.reference = reference_for(environment, dataset.metadata)
 
-    def judge(self, agent: Agent, learner: Learner | None, step: int, seconds: float, should_stop: Callable[[], bool]) -> dict[str, Any] | None:
+    def judge(
+        self, agent: Agent, learner: Learner | None, step: int, seconds: float, should_stop: Callable[[], bool]
+    ) -> dict[str, Any] | None:
         """Returns the line for evaluations.jsonl, or None without an environment or when stopped before an episode ended."""
         if self.environment is None:
             return None

@@ -22,7 +22,8 @@ class DeterministicActor(Policy):
 
     def __init__(self, spec: Spec, hidden: Sequence[int]) -> None:
         super().__init__()
-        self.mlp = MLP(spec.observation, _box(spec).size, hidden)
+        self.size = _box(spec).size
+        self.mlp = MLP(spec.observation, self.size, hidden)
 
     def noise(self, size: int) -> Noise | None:
         return None
@@ -106,7 +107,7 @@ class CategoricalActor(Policy):
         return Uniform((size, self.n))
 
     def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        logits = self.mlp(observations)
+        logits: Tensor = self.mlp(observations)
         if noise is not None:  # Gumbel's trick: the largest of logit + Gumbel noise is a draw from the softmax
             logits = logits - torch.log(-torch.log(noise.clamp_min(torch.finfo(noise.dtype).tiny)))
         return logits.argmax(-1)
@@ -119,7 +120,7 @@ class CategoricalActor(Policy):
         return self.all_log_probabilities(observations).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def action_probabilities(self, observations: Tensor) -> Tensor:
-        return functional.one_hot(self(observations), self.n).to(self.mlp.layers[0].weight.dtype)
+        return functional.one_hot(self(observations), self.n)
 
 
 @final
@@ -138,7 +139,7 @@ class GreedyPolicy(Policy):
 
     def action_probabilities(self, observations: Tensor) -> Tensor:
         values = self.critic(observations).mean(0)
-        return functional.one_hot(values.argmax(-1), values.shape[-1]).to(values.dtype)
+        return functional.one_hot(values.argmax(-1), values.shape[-1])
 
 
 def _box(spec: Spec) -> Box:

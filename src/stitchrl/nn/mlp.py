@@ -43,7 +43,14 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, observation: Space, outputs: int, hidden: Sequence[int], *, actions: int = 0, ensemble: int | None = None, layer_norm: bool = False
+        self,
+        observation: Space,
+        outputs: int,
+        hidden: Sequence[int],
+        *,
+        actions: int = 0,
+        ensemble: int | None = None,
+        layer_norm: bool = False,
     ) -> None:
         super().__init__()
         self.observation = observation

@@ -25,7 +25,9 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
     path = SAVED / name if (SAVED / name).is_dir() else Path(name)
     if not path.is_dir():
         shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
-        raise ConfigError(f"behaviour '{name}' is neither random, waypoint, a shipped policy ({', '.join(shipped)}) nor a directory with a saved policy")
+        raise ConfigError(
+            f"behaviour '{name}' is neither random, waypoint, a shipped policy ({', '.join(shipped)}) nor a directory with a saved policy"
+        )
     return saved_policy(path, sampled=sampled)
 
 

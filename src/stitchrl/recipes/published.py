@@ -79,4 +79,8 @@ def recipe(name: str) -> Recipe:
 def recipes() -> dict[str, Callable[[], Recipe]]:
     """Returns all recipes by name."""
     members = inspect.getmembers(sys.modules[__name__], inspect.isfunction)
-    return {name: f for name, f in members if f.__module__ == __name__ and inspect.signature(f).return_annotation == "Recipe" and name != "recipe"}
+    return {
+        name: f
+        for name, f in members
+        if f.__module__ == __name__ and inspect.signature(f).return_annotation == "Recipe" and name != "recipe"
+    }

@@ -39,7 +39,9 @@ class Block:
 class Blocks:
     """The sequence of blocks of a run, each seed's drawn from two generators of its own: indices and noise."""
 
-    def __init__(self, rows: Rows, noise: dict[str, Noise], batch_size: int, seeds: Sequence[int], device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, rows: Rows, noise: dict[str, Noise], batch_size: int, seeds: Sequence[int], device: torch.device, dtype: torch.dtype
+    ) -> None:
         self.rows, self.noise, self.batch_size, self.seeds, self.dtype = rows, noise, batch_size, tuple(seeds), dtype
         self.generators = {
             f"{stream}/{i}": randomness.generator(seed, stream, device) for i, seed in enumerate(seeds) for stream in ("indices", "noise")
@@ -66,7 +68,9 @@ class Blocks:
         for name, generator in self.generators.items():
             state = tensors[f"generators/{name}"].cpu()
             if state.shape != generator.get_state().shape:
-                raise CheckpointError(f"the checkpoint's random state '{name}' is of another kind of device than {generator.device}; resume on the same kind")
+                raise CheckpointError(
+                    f"the checkpoint's random state '{name}' is of another kind of device than {generator.device}; resume on the same kind"
+                )
             generator.set_state(state)
         self._began = self._states()
 

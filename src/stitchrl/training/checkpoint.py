@@ -25,7 +25,7 @@ NAME = re.compile(r"step_(\d{10})")
 
 
 def save(directory: Path, step: int, tensors: Mapping[str, Tensor], extra: dict[str, Any], keep: int) -> Path:
-    """Writes `directory/step_N` and removes all but the newest `keep`; raises CheckpointError if it cannot, and then leaves older ones as they are."""
+    """Writes `directory/step_N` and removes all but the newest `keep`; raises CheckpointError if it cannot; older ones stay."""
     from safetensors.torch import save as to_bytes
 
     final = directory / f"step_{step:010d}"
@@ -50,7 +50,9 @@ def save(directory: Path, step: int, tensors: Mapping[str, Tensor], extra: dict[
         _failpoint("renamed")
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise CheckpointError(f"{final}: the checkpoint of step {step:,} could not be written ({error.strerror}); older ones are intact") from error
+        raise CheckpointError(
+            f"{final}: the checkpoint of step {step:,} could not be written ({error.strerror}); older ones are intact"
+        ) from error
     for old in steps(directory)[:-keep]:
         try:
             shutil.rmtree(directory / f"step_{old:010d}")

@@ -25,7 +25,9 @@ def choose(mode: Mode, steps: int, device: torch.device) -> tuple[bool, str]:
         return False, "switched off"
     if device.type == "cpu" and not (shutil.which(os.environ.get("CXX", "g++")) or shutil.which("clang++")):
         if mode == "on":
-            raise ConfigError("--compile on needs a C++ compiler at run time and neither g++ nor clang++ was found; install g++ or use --compile off")
+            raise ConfigError(
+                "--compile on needs a C++ compiler at run time and neither g++ nor clang++ was found; install g++ or use --compile off"
+            )
         return False, "no C++ compiler found"
     if mode == "auto" and device.type == "cpu" and steps < WORTHWHILE_STEPS:
         return False, f"{steps:,} steps are fewer than the {WORTHWHILE_STEPS:,} that win back the time to compile"

@@ -50,7 +50,14 @@ class Learner:
     """S seeds of one algorithm that learn from the same rows, each with its own weights, batches and noise."""
 
     def __init__(
-        self, algorithm: type[Algorithm], config: Any, spec: Spec, rows: Rows, seed_numbers: Sequence[int], training: Training, device: torch.device
+        self,
+        algorithm: type[Algorithm],
+        config: Any,
+        spec: Spec,
+        rows: Rows,
+        seed_numbers: Sequence[int],
+        training: Training,
+        device: torch.device,
     ) -> None:
         self.seeds = tuple(seed_numbers)
         self.training = training
@@ -150,7 +157,9 @@ class Learner:
                 if tensors[name].shape != own.shape:
                     raise CheckpointError(f"the checkpoint's '{name}' has shape {list(tensors[name].shape)}; expected {list(own.shape)}")
                 if tensors[name].dtype != own.dtype:
-                    raise CheckpointError(f"the checkpoint's '{name}' is {tensors[name].dtype}; expected {own.dtype}: the precision was another")
+                    raise CheckpointError(
+                        f"the checkpoint's '{name}' is {tensors[name].dtype}; expected {own.dtype}: the precision was another"
+                    )
                 if own.is_floating_point() and not bool(torch.isfinite(tensors[name]).all()):
                     raise CheckpointError(f"the checkpoint's '{name}' holds numbers that are not finite")
                 own.copy_(tensors[name])

@@ -31,8 +31,10 @@ def gradient_norms(gradients: Tensors, seeds: int) -> Tensor:
     """Returns the Euclidean norm of one network's whole gradient, `[S]` (`[1]` for one seed)."""
     if seeds == 1:
         if torch.compiler.is_compiling():
-            return torch.stack([g.square().sum() for g in gradients]).sum().sqrt().unsqueeze(0)
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients)))).unsqueeze(0)
+            norm = torch.stack([g.square().sum() for g in gradients]).sum().sqrt()
+        else:
+            norm = torch.stack(torch._foreach_norm(list(gradients))).square().sum().sqrt()
+        return norm.unsqueeze(0)
     return torch.stack([g.reshape(seeds, -1).square().sum(1) for g in gradients]).sum(0).sqrt()
 
 
@@ -42,7 +44,9 @@ def clip(gradients: Tensors, norms: Tensor, limit: float) -> list[Tensor]:
     return [g * (factor.view(-1, *[1] * (g.ndim - 1)) if len(factor) > 1 else factor.squeeze(0)) for g in gradients]
 
 
-def adam_step(adam: Adam, parameters: Tensors, gradients: Tensors, first: Tensors, second: Tensors, count: Tensor, updates: int, halted: Tensor) -> None:
+def adam_step(
+    adam: Adam, parameters: Tensors, gradients: Tensors, first: Tensors, second: Tensors, count: Tensor, updates: int, halted: Tensor
+) -> None:
     """Updates parameters, moments and the count in place (decoupled weight decay); changes nothing where `halted` is 1."""
     rate = learning_rate(adam, count, updates)
     beta1, beta2 = adam.betas

@@ -36,9 +36,13 @@ def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: boo
         differences = changed(read_json(file), config)
         refused = [line for name, line in differences.items() if not _covered(name, (*FREE, *allow_change))]
         if refused:
-            raise CheckpointError(f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change")
+            raise CheckpointError(
+                f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"
+            )
     elif file.exists() and not overwrite:
-        raise CheckpointError(f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run")
+        raise CheckpointError(
+            f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run"
+        )
     elif overwrite:
         _empty(path)
     elif any(entry.name != "lock" for entry in path.iterdir()):

@@ -95,7 +95,8 @@ def show(arguments: Sequence[str]) -> int:
     dataset = _load(parse(Show, arguments, "stitchrl data show", "Size, spaces, columns and origin of a dataset."))
     lengths, returns = dataset.lengths, dataset.returns()
     lines = [
-        f"{dataset.metadata.get('name', 'unnamed')}: {len(dataset):,} steps in {dataset.episodes:,} episodes of {lengths.min()} to {lengths.max()} steps",
+        f"{dataset.metadata.get('name', 'unnamed')}: {len(dataset):,} steps in {dataset.episodes:,} episodes",
+        f"episodes of {lengths.min()} to {lengths.max()} steps",
         f"observation {_space(dataset.spec.observation)}, action {_space(dataset.spec.action)}",
         f"return {returns.mean():.4g} ± {returns.std():.4g}, from {returns.min():.4g} to {returns.max():.4g}",
         f"ends: {int(dataset.terminals.sum()):,} terminals, {int(dataset.timeouts.sum()):,} timeouts",
@@ -124,7 +125,9 @@ def validate(arguments: Sequence[str]) -> int:
     from stitchrl.data.findings import findings_to_json
     from stitchrl.report.dataset import findings_text
 
-    a = parse(Validate, arguments, "stitchrl data validate", "What is wrong in a log, by episode, step and column. Exit code 1 if it is unusable.")
+    a = parse(
+        Validate, arguments, "stitchrl data validate", "What is wrong in a log, by episode, step and column. Exit code 1 if it is unusable."
+    )
     dataset = _load(a)
     found = findings_to_json(examine(dataset))
     _write_json(a.json, found)

@@ -36,7 +36,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Rolls a run's policies out."""
     a = parse(Evaluate, arguments, "stitchrl evaluate", "Roll a run's policies out in an environment.")
     from stitchrl.agent import load
-    from stitchrl.core.intervals import iqm
+    from stitchrl.core.intervals import interquartile_mean
     from stitchrl.evaluation.references import reference_for
     from stitchrl.evaluation.rollout import rollout
 
@@ -48,7 +48,9 @@ def evaluate(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
     per_seed = result.returns.mean(1)
-    words = [f"return {per_seed.mean():.4g} (IQM {float(iqm(result.returns)):.4g}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"]
+    words = [
+        f"return {per_seed.mean():.4g} (IQM {float(interquartile_mean(result.returns)):.4g}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"
+    ]
     if line["normalized"]:
         scores = [sum(v) / len(v) for v in line["normalized"]]
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")

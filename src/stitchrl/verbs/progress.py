@@ -22,7 +22,13 @@ class Progress:
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.fields[losses]}"))
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[losses]}"),
+            )
             self.bar = Progress(*columns, console=Console(stderr=True))
             self.bar.start()
         return self
@@ -37,7 +43,11 @@ class Progress:
         losses = "  ".join(f"{name.removeprefix('loss/')} {sum(v) / len(v):.3g}" for name, v in metrics.items() if name.startswith("loss/"))
         if self.bar is None:
             left = (steps - step) / max(steps_per_second, 1e-9)
-            print(f"{self.title}: step {step:,}/{steps:,}  {steps_per_second:.0f} steps/s  {_time(left)} left  {losses}", file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: step {step:,}/{steps:,}  {steps_per_second:.0f} steps/s  {_time(left)} left  {losses}",
+                file=sys.stderr,
+                flush=True,
+            )
             return
         if self.task is None:
             self.task = self.bar.add_task(self.title, total=steps, losses="")

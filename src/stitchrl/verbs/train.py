@@ -26,7 +26,9 @@ def train(arguments: Sequence[str]) -> int:
         asked = bool(arguments) and arguments[0] in ("-h", "--help")
         if not asked:
             raise ConfigError(f"{PROG}: name an algorithm first: {', '.join(names)}")
-        print(f"usage: {PROG} ALGORITHM --data DATA [options]\n\nalgorithms: {', '.join(names)}\n\n{PROG} ALGORITHM --help tells its options")
+        print(
+            f"usage: {PROG} ALGORITHM --data DATA [options]\n\nalgorithms: {', '.join(names)}\n\n{PROG} ALGORITHM --help tells its options"
+        )
         return 0
     name, rest = arguments[0], list(arguments[1:])
     if name not in names:
@@ -39,7 +41,12 @@ def _train(name: str, rest: list[str]) -> int:
 
     settings, preprocessing, rest = _recipe(name, rest)
     kind = _arguments(name, settings, preprocessing)
-    a = parse(kind, rest, f"{PROG} {name}", f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}.")
+    a = parse(
+        kind,
+        rest,
+        f"{PROG} {name}",
+        f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}.",
+    )
     if a.print_config:
         from stitchrl.core.files import to_json_line
 
@@ -83,7 +90,9 @@ def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
     found = published.recipe(rest[at + 1])
     if found.algorithm != name:
-        raise ConfigError(f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}")
+        raise ConfigError(
+            f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}"
+        )
     return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest[:at] + rest[at + 2 :]
 
 
@@ -121,7 +130,12 @@ def _arguments(name: str, settings: Any, preprocessing: Any) -> Any:
         """print the resolved settings and stop"""
 
     # the annotations above are strings under postponed evaluation; tyro needs the types themselves
-    Train.__annotations__ |= {"settings": algorithms.find(name)[1], "preprocessing": Preprocessing, "evaluation": Evaluation, "logging": Logging}
+    Train.__annotations__ |= {
+        "settings": algorithms.find(name)[1],
+        "preprocessing": Preprocessing,
+        "evaluation": Evaluation,
+        "logging": Logging,
+    }
     Train.__annotations__["training"] = tyro.conf.OmitArgPrefixes[Training]
     return Train
 

@@ -1,0 +1,136 @@
+"""The Python face: the same words as the command. `import stitchrl` loads none of this until a name is used."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+
+from stitchrl import agent, algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.records import Logging
+from stitchrl.core.settings import nearest
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.evaluation.rollout import Rollout, rollout
+from stitchrl.experiment import Preprocessing, Result, plan, run_experiment
+from stitchrl.recipes import datasets
+from stitchrl.report.run import write_run_report
+from stitchrl.training.learner import Training
+
+
+def load(data: str | Path, **options: Any) -> Dataset:
+    """Returns a dataset: a built-in one by name, or a file or directory; `options` are those of its reader. Raises DataError, ConfigError."""
+    return datasets.load(str(data), **options)
+
+
+def load_policy(path: str | Path) -> Agent:
+    """Returns the policies of a run directory or of its `policy/`; raises CheckpointError."""
+    return agent.load(Path(path))
+
+
+def train(
+    algorithm: str,
+    data: str | Path | Dataset,
+    *,
+    run: str | Path,
+    seeds: int | Sequence[int] = 1,
+    settings: Mapping[str, Any] | None = None,
+    training: Training | Mapping[str, Any] | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    evaluation: Evaluation | Mapping[str, Any] | None = None,
+    logging: Logging | None = None,
+    environment: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Result:
+    """Returns the result of one run, written to the directory `run`.
+
+    `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
+    to evaluate; None stays offline. Raises ConfigError, DataError, CheckpointError, DivergenceError.
+    """
+    made = plan(
+        algorithm, settings=settings, seeds=seeds, training=_of(Training, training), preprocessing=_of(Preprocessing, preprocessing),
+        evaluation=_of(Evaluation, evaluation),
+    )  # fmt: skip
+    dataset = data if isinstance(data, Dataset) else load(data)
+    source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)
+    options = dataset.metadata.get("environment_options") if environment == dataset.metadata.get("environment") else None
+    result = run_experiment(
+        made, dataset, path=Path(run), source=source, environment=environment, environment_options=options, logging=logging,
+        resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    write_run_report(Path(run))
+    return result
+
+
+def evaluate(
+    policy: str | Path | Agent, environment: str, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False, discount: float = 1.0
+) -> Rollout:
+    """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more."""
+    acting = policy if isinstance(policy, Agent) else load_policy(policy)
+    return rollout(
+        lambda observations, _: acting.act(observations, sampled=sampled),
+        environment,
+        episodes=episodes,
+        seeds=list(acting.seeds),
+        seed=seed,
+        discount=discount,
+    )
+
+
+@final
+class Estimator:
+    """An algorithm with fit and predict: `stitchrl.IQL(expectile=0.8).fit(dataset, steps=10_000).predict(observations)`."""
+
+    def __init__(self, algorithm: str, **settings: Any) -> None:
+        self.algorithm = algorithm
+        self.settings = settings
+        self.agent: Agent | None = None
+        plan(algorithm, settings=settings)  # a wrong setting is told now, not at fit
+
+    def fit(
+        self, dataset: str | Path | Dataset, *, steps: int = 10_000, seeds: int | Sequence[int] = 1, batch_size: int = 256, **training: Any
+    ) -> Estimator:
+        """Returns itself, trained on a log; keeps no files. `training` are further settings of the engine."""
+        with tempfile.TemporaryDirectory() as directory:
+            result = train(
+                self.algorithm, dataset, run=Path(directory) / "run", seeds=seeds, settings=self.settings,
+                training={"steps": steps, "batch_size": batch_size, "save_every": steps, **training}, logging=Logging(tensorboard=False, quiet=True),
+            )  # fmt: skip
+        self.agent = result.agent
+        return self
+
+    def predict(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
+        """Returns actions `[N, *A]` of the first seed for observations `[N, *O]`; raises ConfigError before `fit`."""
+        if self.agent is None:
+            raise ConfigError(f"{self.algorithm}: predict was called before fit")
+        return self.agent.predict(observations, sampled=sampled)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the policy, to be read by `load_policy`; raises ConfigError before `fit`."""
+        if self.agent is None:
+            raise ConfigError(f"{self.algorithm}: save was called before fit")
+        self.agent.save(Path(directory))
+
+
+def estimator_named(name: str) -> Any:
+    """Returns a function that makes the Estimator of an algorithm by its class's name, such as IQL or TD3BC; None if there is none."""
+    for algorithm in algorithms.names():
+        if algorithm.replace("_", "") == name.lower() and name[0].isupper():
+            return lambda **settings: Estimator(algorithm, **settings)
+    return None
+
+
+def _of(kind: Any, values: Any) -> Any:
+    if values is None or isinstance(values, kind):
+        return values
+    from stitchrl.core.settings import read_settings
+
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{kind.__name__}: expected a mapping of settings; found {values!r}.{nearest('', [])}")
+    return read_settings(kind, values, kind.__name__.lower())

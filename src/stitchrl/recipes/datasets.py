@@ -1,0 +1,42 @@
+"""Datasets by name: the built-in ones, made on first use without any download, and files."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.data.dataset import Dataset
+from stitchrl.recipes import gridworld_logs, icu_sepsis_logs, pointmaze_logs
+from stitchrl.recipes.dataset_recipe import DatasetRecipe
+
+_MODULES = (icu_sepsis_logs, gridworld_logs, pointmaze_logs)  # each says `recipes() -> list[DatasetRecipe]`
+
+
+def available() -> dict[str, DatasetRecipe]:
+    """Returns the built-in datasets by name."""
+    return {recipe.name: recipe for module in _MODULES for recipe in module.recipes()}
+
+
+def load(name_or_path: str | Path, **options: Any) -> Dataset:
+    """Returns the built-in dataset of that name, or the one read from a path; `options` go to the file's reader.
+
+    A file or directory of the same name as a built-in dataset is reached as `./name`. Built-in ones are kept in $STITCHRL_CACHE, by
+    default ~/.cache/stitchrl/data. Raises ConfigError for an unknown name, DataError for what is wrong in a file.
+    """
+    text, known = str(name_or_path), available()
+    if isinstance(name_or_path, str) and text in known:
+        if options:
+            raise ConfigError(f"the built-in dataset {text!r} takes no options; found {', '.join(sorted(options))}")
+        from stitchrl.recipes.dataset_cache import load_built_in
+
+        return load_built_in(known[text])
+    path = Path(name_or_path)
+    if not path.exists() and not path.suffix and not text.startswith((".", "/", "~")):
+        near = difflib.get_close_matches(text, known, n=1, cutoff=0.4)
+        hint = f"Did you mean {near[0]!r}?" if near else "`stitchrl data list` shows the built-in ones"
+        raise ConfigError(f"{text!r} is neither a file nor a built-in dataset. {hint}")
+    from stitchrl.data.sources import read
+
+    return read(path.expanduser(), **options)

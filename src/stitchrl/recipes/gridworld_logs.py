@@ -1,0 +1,115 @@
+"""Logs of small grid worlds: one map under behaviours of different quality, and one where the best way must be stitched together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.environments.make import GRIDWORLD
+from stitchrl.recipes.dataset_recipe import DatasetRecipe
+
+# Exact undiscounted returns within the clock of 100 steps, of uniformly random actions and of the optimal policy; the tests solve for them.
+CLIFF_REFERENCE = {"random": -1.0059854, "expert": 0.7595190}
+STITCH_REFERENCE = {"random": -1.0, "expert": 0.0}
+STITCH_OPTIONS: dict[str, Any] = {"map": "stitch", "slip": 0.02, "step_cost": 0.02, "prizes": {"g": 0.6}}
+
+# Shares of the behaviours. Noise around one policy would leave it the commonest action everywhere, and imitation unbeatable:
+# worse logs mix different policies instead. timid: far around the cliff; astray: to the small prize in the wrong corner.
+_MIXTURES: dict[str, Mapping[str, float]] = {
+    "expert": {"expert": 1.0},
+    "medium": {"timid": 0.5, "astray": 0.5},
+    "mixed": {"expert": 0.15, "timid": 0.3, "astray": 0.35, "random": 0.2},
+    "random": {"random": 1.0},
+}
+
+
+def recipes() -> list[DatasetRecipe]:
+    """Returns `gridworld/{expert,medium,mixed,random,stitch}`."""
+    told = {
+        "expert": ("Slippery grid with a cliff, the optimal policy with 5% random moves: imitation suffices.", 200, 0, ""),
+        "medium": ("Slippery grid with a cliff, a timid policy and one that goes to the wrong prize.", 500, 0, ""),
+        "mixed": ("Slippery grid with a cliff, four policies from optimal to random.", 500, 0, ""),
+        "random": ("Slippery grid with a cliff, random moves: nearly all covered, nearly all bad.", 500, 0, ""),
+    }
+    found = [
+        DatasetRecipe(
+            f"gridworld/{level}",
+            text,
+            GRIDWORLD,
+            steps=steps,
+            episodes=episodes,
+            seconds=0.2,
+            reference=CLIFF_REFERENCE,
+            make=partial(_cliff, level, episodes, 201 + i),
+            fingerprint=fingerprint,
+        )
+        for i, (level, (text, episodes, steps, fingerprint)) in enumerate(told.items())
+    ]
+    stitch = DatasetRecipe(
+        "gridworld/stitch",
+        "Two ways that cross: no episode goes from the start to the goal, and the best ones lead to the lesser prize.",
+        GRIDWORLD,
+        steps=0,
+        episodes=300,
+        seconds=0.2,
+        reference=STITCH_REFERENCE,
+        make=_stitch,
+        fingerprint="",
+    )
+    return [*found, stitch]
+
+
+def _cliff(level: str, episodes: int, seed: int) -> Dataset:
+    from stitchrl.environments.behaviours import MixtureBehaviour, TabularBehaviour
+    from stitchrl.environments.collect import collect
+    from stitchrl.environments.tasks.gridworld import gridworld
+    from stitchrl.environments.tasks.tabular import epsilon_policy, greedy_policy, solve, uniform_policy
+
+    world = gridworld()
+    # each is optimal, but for another world than this one
+    afraid, confused = gridworld(prizes={"C": -5.0}, slip=0.5), gridworld(prizes={"G": -1.0, "g": 1.0})
+    best, timid, astray = (greedy_policy(solve(x.mdp)[1]) for x in (world, afraid, confused))
+    tables = {
+        "expert": (epsilon_policy(best, 0.05), "the optimal policy with 5% random moves"),
+        "timid": (epsilon_policy(timid, 0.1), "a timid policy with 10% random moves"),
+        "astray": (epsilon_policy(astray, 0.1), "a policy to the small prize with 10% random moves"),
+        "random": (uniform_policy(world.mdp), "random moves"),
+    }
+    mixture = MixtureBehaviour([(share, TabularBehaviour(*tables[name])) for name, share in _MIXTURES[level].items()])
+    return collect(GRIDWORLD, mixture, episodes=episodes, seed=seed, name=f"gridworld/{level}", reference=CLIFF_REFERENCE)
+
+
+def _stitch() -> Dataset:
+    import numpy as np
+
+    from stitchrl.data.dataset import concatenate
+    from stitchrl.environments.behaviours import TabularBehaviour
+    from stitchrl.environments.collect import collect
+    from stitchrl.environments.tasks.gridworld import gridworld
+    from stitchrl.environments.tasks.tabular import epsilon_policy, greedy_policy, solve
+
+    options = STITCH_OPTIONS
+    near, far = (gridworld(**{**options, "prizes": prizes}) for prizes in ({"g": 0.6, "G": -1.0}, {"g": -1.0}))
+    row = np.arange(near.mdp.states) // near.shape[1]
+    # Noise where it cannot lead the first log past the junction: none in its row, some in the corridor below.
+    to_g = greedy_policy(solve(near.mdp)[1])
+    to_g = np.where((row >= 5)[:, None], epsilon_policy(to_g, 0.06), to_g)
+    to_goal = greedy_policy(solve(far.mdp)[1])
+    to_goal = np.where((row < 4)[:, None], epsilon_policy(to_goal, 0.2), epsilon_policy(to_goal, 0.06))
+    name, kept = "gridworld/stitch", {"reference": STITCH_REFERENCE, "options": options}
+    first = collect(GRIDWORLD, TabularBehaviour(to_g, "from S to the near prize"), episodes=200, seed=205, name=name, **kept)
+    start = {**options, "start": "B"}
+    second = collect(GRIDWORLD, TabularBehaviour(to_goal, "from B to the goal"), episodes=100, seed=206, options=start)
+    both = concatenate([_with_policy_id(first, 0), _with_policy_id(second, 1)])
+    metadata = {key: value for key, value in both.metadata.items() if key != "concatenated"}
+    metadata["provenance"] = {"parts": [first.metadata["provenance"], {**second.metadata["provenance"], "environment_options": start}]}
+    return Dataset(both.spec, both.columns, both.offsets, both.final_observations, metadata)
+
+
+def _with_policy_id(log: Dataset, number: int) -> Dataset:
+    import numpy as np
+
+    columns = {**log.columns, "infos/policy_id": np.full(len(log), number, np.int64)}
+    return Dataset(log.spec, columns, log.offsets, log.final_observations, log.metadata)

@@ -1,0 +1,75 @@
+"""Logs of PointMaze as D4RL's maze2d: a controller walks to goals of its own, the task's goal stays in one cell, the reward is sparse."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.data.dataset import Dataset
+from stitchrl.recipes.dataset_recipe import DatasetRecipe
+
+MUJOCO = "4.0.0"  # other versions may compute other trajectories: then the hash is that of the first making
+
+# size -> Gymnasium id, the map's name in gymnasium-robotics, the goal's cell (D4RL's), episodes, steps of each
+_MAZES: dict[str, tuple[str, str, tuple[int, int], int, int]] = {
+    "umaze": ("PointMaze_UMaze-v3", "U_MAZE", (1, 1), 400, 300),
+    "medium": ("PointMaze_Medium-v3", "MEDIUM_MAZE", (6, 6), 400, 600),
+    "large": ("PointMaze_Large-v3", "LARGE_MAZE", (7, 9), 500, 800),
+}
+# Mean returns of 200 episodes under uniformly random forces, and under the controller told the task's goal, without noise.
+_REFERENCES = {
+    "umaze": {"random": 0.0, "expert": 0.0},
+    "medium": {"random": 0.0, "expert": 0.0},
+    "large": {"random": 0.0, "expert": 0.0},
+}
+_SECONDS = {"umaze": 40, "medium": 80, "large": 130}
+_FINGERPRINTS: dict[str, str | None] = {"umaze": None, "medium": None, "large": None}
+
+
+def recipes() -> list[DatasetRecipe]:
+    """Returns `pointmaze/{umaze,medium,large}`."""
+    return [
+        DatasetRecipe(
+            f"pointmaze/{size}",
+            f"A ball in a maze ({size}), pushed to goals of its own with noise; the task, to reach one cell and stay, must be stitched together.",
+            id,
+            steps=episodes * steps,
+            episodes=episodes,
+            seconds=_SECONDS[size],
+            reference=_REFERENCES[size],
+            make=partial(_make, size),
+            fingerprint=_FINGERPRINTS[size],
+            versions={"mujoco": MUJOCO},
+        )
+        for size, (id, _, _, episodes, steps) in _MAZES.items()
+    ]
+
+
+def environment_options(size: str) -> dict[str, Any]:
+    """Returns the options of the environment in which the log was made: gymnasium-robotics' map with the goal in one cell."""
+    try:
+        from gymnasium_robotics.envs.maze import maps
+    except ImportError:
+        raise ConfigError(
+            "pointmaze needs gymnasium-robotics and MuJoCo. Run: pip install gymnasium-robotics 'gymnasium[mujoco]'"
+        ) from None
+    _, name, (row, column), _, _ = _MAZES[size]
+    maze = [list(cells) for cells in getattr(maps, name)]
+    maze[row][column] = "g"
+    return {"maze_map": maze, "continuing_task": True}
+
+
+def _make(size: str) -> Dataset:
+    from stitchrl.environments.collect import collect
+    from stitchrl.environments.make import make
+    from stitchrl.environments.waypoints import WaypointBehaviour
+
+    id, _, _, episodes, _ = _MAZES[size]
+    options = environment_options(size)
+    world = make(id, **options)
+    behaviour = WaypointBehaviour(world)
+    world.close()
+    name, seed = f"pointmaze/{size}", 301 + list(_MAZES).index(size)
+    reference = _REFERENCES[size]
+    return collect(id, behaviour, episodes=episodes, seed=seed, options=options, discount=0.99, name=name, reference=reference)
