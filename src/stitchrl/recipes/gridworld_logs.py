@@ -12,7 +12,7 @@ from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 # Exact undiscounted returns within the clock of 100 steps, of uniformly random actions and of the optimal policy; the tests solve for them.
 CLIFF_REFERENCE = {"random": -1.0059854, "expert": 0.7595190}
-STITCH_REFERENCE = {"random": -1.0, "expert": 0.0}
+STITCH_REFERENCE = {"random": -1.0383016, "expert": 0.6540038}
 STITCH_OPTIONS: dict[str, Any] = {"map": "stitch", "slip": 0.02, "step_cost": 0.02, "prizes": {"g": 0.6}}
 
 # Shares of the behaviours. Noise around one policy would leave it the commonest action everywhere, and imitation unbeatable:
@@ -28,10 +28,30 @@ _MIXTURES: dict[str, Mapping[str, float]] = {
 def recipes() -> list[DatasetRecipe]:
     """Returns `gridworld/{expert,medium,mixed,random,stitch}`."""
     told = {
-        "expert": ("Slippery grid with a cliff, the optimal policy with 5% random moves: imitation suffices.", 200, 0, ""),
-        "medium": ("Slippery grid with a cliff, a timid policy and one that goes to the wrong prize.", 500, 0, ""),
-        "mixed": ("Slippery grid with a cliff, four policies from optimal to random.", 500, 0, ""),
-        "random": ("Slippery grid with a cliff, random moves: nearly all covered, nearly all bad.", 500, 0, ""),
+        "expert": (
+            "Slippery grid with a cliff, the optimal policy with 5% random moves: imitation suffices.",
+            200,
+            2803,
+            "f02f72a4d6b59e512db8800dd6b2782529d0db6dcfb186bf9f974cbe94aa88bc",
+        ),
+        "medium": (
+            "Slippery grid with a cliff, a timid policy and one that goes to the wrong prize.",
+            500,
+            7150,
+            "bbb197a222d594ddd047be94df35e7b548cc2240e328e80d1982a51305e09eea",
+        ),
+        "mixed": (
+            "Slippery grid with a cliff, four policies from optimal to random.",
+            500,
+            6424,
+            "51313d3b5cc14aafd857c3f55f711f4d1873ac5d315129d40c29468e4f9f3d7c",
+        ),
+        "random": (
+            "Slippery grid with a cliff, random moves: nearly all covered, nearly all bad.",
+            500,
+            4765,
+            "fdd6e2e88df9f60c1d958becac8e88f82e45a3521efc454a7696538a5ac5b47d",
+        ),
     }
     found = [
         DatasetRecipe(
@@ -51,12 +71,12 @@ def recipes() -> list[DatasetRecipe]:
         "gridworld/stitch",
         "Two ways that cross: no episode goes from the start to the goal, and the best ones lead to the lesser prize.",
         GRIDWORLD,
-        steps=0,
+        steps=4_778,
         episodes=300,
         seconds=0.2,
         reference=STITCH_REFERENCE,
         make=_stitch,
-        fingerprint="",
+        fingerprint="3d302d45e61eb646838bcbf16155c2662630ab0a7bdff61c838864469ef02041",
     )
     return [*found, stitch]
 
@@ -98,10 +118,11 @@ def _stitch() -> Dataset:
     to_g = np.where((row >= 5)[:, None], epsilon_policy(to_g, 0.06), to_g)
     to_goal = greedy_policy(solve(far.mdp)[1])
     to_goal = np.where((row < 4)[:, None], epsilon_policy(to_goal, 0.2), epsilon_policy(to_goal, 0.06))
-    name, kept = "gridworld/stitch", {"reference": STITCH_REFERENCE, "options": options}
-    first = collect(GRIDWORLD, TabularBehaviour(to_g, "from S to the near prize"), episodes=200, seed=205, name=name, **kept)
+    near_log, far_log = TabularBehaviour(to_g, "from S to the near prize"), TabularBehaviour(to_goal, "from B to the goal")
+    name, reference = "gridworld/stitch", STITCH_REFERENCE
+    first = collect(GRIDWORLD, near_log, episodes=200, seed=205, options=options, name=name, reference=reference)
     start = {**options, "start": "B"}
-    second = collect(GRIDWORLD, TabularBehaviour(to_goal, "from B to the goal"), episodes=100, seed=206, options=start)
+    second = collect(GRIDWORLD, far_log, episodes=100, seed=206, options=start)
     both = concatenate([_with_policy_id(first, 0), _with_policy_id(second, 1)])
     metadata = {key: value for key, value in both.metadata.items() if key != "concatenated"}
     metadata["provenance"] = {"parts": [first.metadata["provenance"], {**second.metadata["provenance"], "environment_options": start}]}

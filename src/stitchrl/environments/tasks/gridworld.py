@@ -34,13 +34,17 @@ MAPS: dict[str, tuple[str, ...]] = {
         ".........",
         "SCCCCCCCG",
     ),
-    # Two logs cross at the junction under the letter J: S → J → g, and B → J → G. Nobody went from S to G.
+    # Two logs cross at the junction above S: S → junction → g, which is near, and B → junction → G after a long way.
+    # Nobody went from S to G, and those who came to G earned less than those who came to g.
     "stitch": (
-        # ···J···
-        "gB.....G",
-        "CCC.CCCC",
-        "CCC.CCCC",
-        "CCCSCCCC",
+        "B.........",
+        "#########.",
+        "..........",
+        ".#########",
+        ".........G",
+        "CCgC.CCCCC",
+        "CCCC.CCCCC",
+        "CCCCSCCCCC",
     ),
 }
 
@@ -62,15 +66,6 @@ class Gridworld:
         """Returns the states whose cell is one of `letters`, int64 `[n]`."""
         return np.flatnonzero([cell in letters for row in self.rows for cell in row])
 
-    def starting_at(self, letters: str) -> TabularMDP:
-        """Returns the same task, started at a cell of these letters, each as likely."""
-        states = self.states(letters)
-        if not len(states) or self.mdp.terminal[states].any():
-            raise ConfigError(f"no episode can start at the cells {letters!r} of this map; expected ground such as 'S'")
-        initial = np.zeros(self.mdp.states)
-        initial[states] = 1 / len(states)
-        return TabularMDP(self.mdp.transition, self.mdp.outcome_rewards, initial, self.mdp.terminal, self.mdp.discount)
-
 
 def gridworld(
     map: str | tuple[str, ...] | list[str] = "cliff",
@@ -78,10 +73,12 @@ def gridworld(
     step_cost: float = 0.01,
     discount: float = DISCOUNT,
     prizes: Mapping[str, float] | None = None,
+    start: str = "S",
 ) -> Gridworld:
     """Returns a grid world. `map` is a name in MAPS or rows of text; `prizes` replaces what entering a letter earns.
 
-    Raises ConfigError for an unknown or unequal map, no start, or a slip outside [0, 1].
+    start: letters of the cells where episodes begin, each as likely. Raises ConfigError for an unknown or unequal map, a start
+    that is not there or not ground, or a slip outside [0, 1].
     """
     rows = _rows(map)
     if not 0 <= slip <= 1:
@@ -98,9 +95,9 @@ def gridworld(
             transition[state, action, reached[action]] += 1 - slip
             transition[state, action, reached[(action + 1) % 4]] += slip / 2
             transition[state, action, reached[(action + 3) % 4]] += slip / 2
-    starts = np.array([cell == "S" for cell in cells], np.float64)
+    starts = np.array([cell in start for cell in cells]) & ~terminal & (np.array(list(cells)) != "#")
     if not starts.any():
-        raise ConfigError(f"the map of {height} × {width} cells has no start; write at least one cell as S")
+        raise ConfigError(f"the map of {height} × {width} cells has no ground {start!r} to start from; write at least one such cell")
     reward = np.broadcast_to(arrive, transition.shape)
     return Gridworld(rows, TabularMDP.from_dense(transition, reward, starts / starts.sum(), terminal, discount))
 
