@@ -85,7 +85,8 @@ class Learner:
         if due not in self._steps:
             if due not in self._totals:
                 values = self.update.evaluate(due, table, index, noise)
-                self._totals[due] = {name: torch.zeros_like(value) for name, value in values.items()}
+                # of one axis also for one seed: a compiled step does not write to a float64 input without axes (PyTorch 2.13)
+                self._totals[due] = {name: torch.zeros_like(value).reshape(-1) for name, value in values.items()}
             step = functools.partial(self._take, due, self._totals[due])
             self._steps[due] = compilation.prepare(step, compiled=self.compiled, device=self.device)
         self._steps[due](table, index, noise)

@@ -48,8 +48,9 @@ def adam_step(
     adam: Adam, parameters: Tensors, gradients: Tensors, first: Tensors, second: Tensors, count: Tensor, updates: int, halted: Tensor
 ) -> None:
     """Updates parameters, moments and the count in place (decoupled weight decay); changes nothing where `halted` is 1."""
-    rate = learning_rate(adam, count, updates)
     beta1, beta2 = adam.betas
+    # a rate of float32 is wrong in its eighth figure, which a float64 run would show; on CUDA the fused optimizer reads float32
+    rate = learning_rate(adam, count if count.is_cuda else count.double(), updates)
     count.add_(1 - halted)
     if not torch.compiler.is_compiling():
         torch._fused_adamw_(
