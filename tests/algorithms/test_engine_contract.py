@@ -19,6 +19,7 @@ from tests.algorithms.synthetic_log import Case, advance, cases, rows_of, weight
 ALL = cases()
 FIRST = cases(variants=False)
 ORDERS = ("joint", "sequential")
+ONES = torch.ones(2)
 
 
 def largest_difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
@@ -149,7 +150,11 @@ def test_networks_and_targets_move_when_they_are_due_and_only_then(case: Case) -
 def test_targets_are_moving_averages_of_what_they_follow(case: Case, order: str) -> None:
     learner = case.learner((0, 1), order=order, precision="float64")
     rate = learner.template.target_rate
-    expected = {name: value for name, value in weights(learner).items() if name.split(".")[0].removeprefix("parameters/") in learner.template.targets}
+    expected = {
+        name: value
+        for name, value in weights(learner).items()
+        if name.split(".")[0].removeprefix("parameters/") in learner.template.targets
+    }
     for step in range(6):
         learner.advance()
         now = weights(learner)
@@ -218,8 +223,13 @@ def test_save_load_save_is_byte_identical(case: Case, tmp_path: Path) -> None:
 QUICK = ("bc-discrete", "td3_bc-box")
 
 
-def compiled_cases(seeds: bool = False) -> list[Any]:
-    return [pytest.param(case, id=str(case), marks=() if str(case) in QUICK and not seeds else pytest.mark.slow) for case in ALL]
+def compiled_cases() -> list[Any]:
+    """Returns each case with one and with two seeds; all but the quick ones are slow: compiling takes 10 to 60 s."""
+    pairs = [(case, seeds) for case in ALL for seeds in ((0,), (0, 1))]
+    return [
+        pytest.param(case, seeds, id=f"{case}-{len(seeds)}", marks=() if str(case) in QUICK and len(seeds) == 1 else pytest.mark.slow)
+        for case, seeds in pairs
+    ]
 
 
 @pytest.mark.slow
@@ -236,12 +246,8 @@ def test_losses_compile_as_one_graph(case: Case) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("seeds", [(0,), (0, 1)], ids=["one", "two"])
-@pytest.mark.parametrize("case", ALL, ids=str)
-def test_a_compiled_step_is_the_plain_step(case: Case, seeds: tuple[int, ...], request: pytest.FixtureRequest) -> None:
-    if not (str(case) in QUICK and len(seeds) == 1) and "slow" not in (request.config.option.markexpr or ""):
-        pytest.skip("runs with the slow tests")
+@pytest.mark.parametrize(("case", "seeds"), compiled_cases())
+def test_a_compiled_step_is_the_plain_step(case: Case, seeds: tuple[int, ...]) -> None:
     torch.compiler.reset()
     plain, compiled = (case.learner(seeds, precision="float64", batch_size=8) for _ in range(2))
     compiled.compiled = True
@@ -256,4 +262,4 @@ def test_a_compiled_step_is_the_plain_step(case: Case, seeds: tuple[int, ...], r
 
 def test_a_compiled_step_is_one_graph() -> None:
     with pytest.raises(torch._dynamo.exc.Unsupported):
-        prepare(lambda table, index, noise: print(table.sum().item()), compiled=True, device=torch.device("cpu"))(torch.ones(2), torch.ones(2), {})
+        prepare(lambda table, index, noise: print(table.sum().item()), compiled=True, device=torch.device("cpu"))(ONES, ONES, {})

@@ -45,7 +45,13 @@ def batch(s: Sequence[float], a: Any, r: Sequence[float], s_next: Sequence[float
         return torch.tensor(x, dtype=torch.float64)
 
     actions = torch.tensor(a)
-    return TransitionBatch(column(s).unsqueeze(1), actions.double() if actions.is_floating_point() else actions, column(r), column(s_next).unsqueeze(1), column(terminal))
+    return TransitionBatch(
+        column(s).unsqueeze(1),
+        actions.double() if actions.is_floating_point() else actions,
+        column(r),
+        column(s_next).unsqueeze(1),
+        column(terminal),
+    )
 
 
 def losses(algorithm: Any, steps: TransitionBatch, noise: dict[str, Tensor] | None = None) -> tuple[dict[str, Tensor], dict[str, float]]:
@@ -212,7 +218,9 @@ CQL_NOISE = {
 
 @pytest.mark.parametrize("backup", ["value", "entropy", "max"])
 def test_continuous_cql_by_importance_sampling(backup: str) -> None:
-    config = CQLConfig(hidden=(), discount=0.5, sampled_actions=2, conservatism=3.0, entropy_backup=backup == "entropy", max_target_backup=backup == "max")
+    config = CQLConfig(
+        hidden=(), discount=0.5, sampled_actions=2, conservatism=3.0, entropy_backup=backup == "entropy", max_target_backup=backup == "max"
+    )
     algorithm = continuous(CQL, config)
     with torch.no_grad():
         algorithm.temperature.value.fill_(math.log(0.4))
@@ -222,7 +230,10 @@ def test_continuous_cql_by_importance_sampling(backup: str) -> None:
     uniform = 2 * CQL_NOISE["random"][:, 0] - 1
     (at_s, log_pi), (at_next, log_next) = (squashed(MEAN, STD, CQL_NOISE[name][:, 0]) for name in ("at_s", "at_s_next"))
     # each sample counts exp(Q) / its density; the uniform one's on [-1, 1]^2 is (1/2)^2
-    terms = np.concatenate([np.exp(q_values(s, uniform)) / 0.25, np.exp(q_values(s, at_s)) / np.exp(log_pi), np.exp(q_values(s, at_next)) / np.exp(log_next)], axis=1)
+    terms = np.concatenate(
+        [np.exp(q_values(s, uniform)) / 0.25, np.exp(q_values(s, at_s)) / np.exp(log_pi), np.exp(q_values(s, at_next)) / np.exp(log_next)],
+        axis=1,
+    )
     gap = np.log(terms.sum(1)) - q_values(s, a)
     next_action, log_next_action = squashed(MEAN, STD, CQL_NOISE["next_action"])
     following = {

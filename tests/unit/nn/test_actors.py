@@ -45,7 +45,9 @@ def test_squashed_gaussian_density_is_the_transformed_distributions() -> None:
 def test_squashed_gaussian_density_integrates_to_1() -> None:
     actor = SquashedGaussianActor(Spec(Box((5,)), Box((1,), (-1.0,), (1.0,))), ()).double()
     s = random(1, 5)
-    total, _ = quad(lambda a: actor.log_probabilities(s, torch.tensor([[a]], dtype=torch.float64)).exp().item(), -0.999999, 0.999999, limit=200)
+    total, _ = quad(
+        lambda a: actor.log_probabilities(s, torch.tensor([[a]], dtype=torch.float64)).exp().item(), -0.999999, 0.999999, limit=200
+    )
     assert total == pytest.approx(1, abs=1e-3)
 
 
@@ -84,7 +86,9 @@ def test_gaussian_actor() -> None:
     torch.testing.assert_close(actor(s, noise), (mean + actor.log_std.exp() * noise).clamp(-1, 1))
     with torch.no_grad():
         actor.log_std.fill_(-100.0)  # held at -5: a density cannot become a spike
-    torch.testing.assert_close(actor.log_probabilities(s, mean), torch.full((6,), 2 * (5 - 0.5 * math.log(2 * math.pi)), dtype=torch.float64))
+    torch.testing.assert_close(
+        actor.log_probabilities(s, mean), torch.full((6,), 2 * (5 - 0.5 * math.log(2 * math.pi)), dtype=torch.float64)
+    )
 
 
 def test_categorical_actor() -> None:

@@ -19,7 +19,9 @@ def start(dtype: torch.dtype, seed: int = 0) -> list[Tensor]:
     return [torch.randn(shape, generator=generator, dtype=dtype) for shape in ((3, 4), (4,), ())]
 
 
-def written_out(adam: Adam, parameters: list[Tensor], gradients: list[Tensor], moments: tuple[list[Tensor], list[Tensor]], count: Tensor) -> None:
+def written_out(
+    adam: Adam, parameters: list[Tensor], gradients: list[Tensor], moments: tuple[list[Tensor], list[Tensor]], count: Tensor
+) -> None:
     """Takes the step that a compiled run takes, without compiling it."""
     real = torch.compiler.is_compiling
     torch.compiler.is_compiling = lambda: True  # type: ignore[assignment]
