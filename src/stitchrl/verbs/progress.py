@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, final
+
+Show = Callable[[int, int, float, dict[str, list[float]]], None]
 
 
 @final
@@ -15,7 +19,7 @@ class Progress:
     def __init__(self, title: str, *, quiet: bool) -> None:
         self.title, self.quiet = title, quiet
         self.bar: Any = None
-        self.task: Any = None
+        self.tasks: dict[str, Any] = {}
 
     def __enter__(self) -> Progress:
         if not self.quiet and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
@@ -38,20 +42,24 @@ class Progress:
             self.bar.stop()
 
     def __call__(self, step: int, steps: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
+        self._tell(self.title, step, steps, steps_per_second, metrics)
+
+    def titled(self, title: str) -> Show:
+        """Returns what tells the progress of one part of the work, under a title of its own."""
+        return functools.partial(self._tell, title)
+
+    def _tell(self, title: str, step: int, steps: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.quiet:
             return
         losses = "  ".join(f"{name.removeprefix('loss/')} {sum(v) / len(v):.3g}" for name, v in metrics.items() if name.startswith("loss/"))
         if self.bar is None:
             left = (steps - step) / max(steps_per_second, 1e-9)
-            print(
-                f"{self.title}: step {step:,}/{steps:,}  {steps_per_second:.0f} steps/s  {_time(left)} left  {losses}",
-                file=sys.stderr,
-                flush=True,
-            )
+            line = f"{title}: step {step:,}/{steps:,}  {steps_per_second:.0f} steps/s  {_time(left)} left  {losses}"
+            print(line, file=sys.stderr, flush=True)
             return
-        if self.task is None:
-            self.task = self.bar.add_task(self.title, total=steps, losses="")
-        self.bar.update(self.task, completed=step, losses=losses)
+        if title not in self.tasks:
+            self.tasks[title] = self.bar.add_task(title, total=steps, losses="")
+        self.bar.update(self.tasks[title], completed=step, losses=losses)
 
 
 def _time(seconds: float) -> str:
