@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.environments.make import ICU_SEPSIS

@@ -24,7 +24,11 @@ _REFERENCES = {
     "large": {"random": 5.5, "expert": 621.5},
 }
 _SECONDS = {"umaze": 40, "medium": 80, "large": 130}
-_FINGERPRINTS: dict[str, str | None] = {"umaze": None, "medium": None, "large": None}
+_FINGERPRINTS = {
+    "umaze": "79e0ceb1f71ab03d589c83b30b2492602b631466dee608ec2d8cf1e81f0780fe",
+    "medium": "5d6a57dd2b06d31009741ff785e0c4c620757816612c794bef2d8cf0dc587ec8",
+    "large": "abfbfb69724d8d8f047092cb7909c5568e9eb55f8a49a68271c5d70f36d88dee",
+}
 
 
 def recipes() -> list[DatasetRecipe]:
