@@ -232,6 +232,7 @@ def compiled_cases() -> list[Any]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own imports
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_losses_compile_as_one_graph(case: Case) -> None:
@@ -246,6 +247,7 @@ def test_losses_compile_as_one_graph(case: Case) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own imports
 @pytest.mark.parametrize(("case", "seeds"), compiled_cases())
 def test_a_compiled_step_is_the_plain_step(case: Case, seeds: tuple[int, ...]) -> None:
     torch.compiler.reset()
