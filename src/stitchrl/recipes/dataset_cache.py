@@ -60,7 +60,8 @@ def _shipped(recipe: DatasetRecipe, path: Path) -> Dataset:
     dataset = npz.read(path)
     if dataset.fingerprint() != recipe.fingerprint:
         raise DataError(f"{path}: is not the {recipe.name} that belongs to this release (its hash differs). Install stitchrl again")
-    return dataset
+    metadata = {**dataset.metadata, "fingerprint": recipe.fingerprint}
+    return Dataset(dataset.spec, dataset.columns, dataset.offsets, dataset.final_observations, metadata)
 
 
 def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset:

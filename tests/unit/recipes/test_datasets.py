@@ -174,6 +174,25 @@ def test_a_damaged_entry_is_made_again_with_a_warning(damage: str, cache: Path) 
     assert load("gridworld/random").fingerprint() == log.fingerprint()
 
 
+def test_the_shipped_log_is_the_one_that_would_be_made(tmp_path: Path, cache: Path) -> None:
+    recipe = available()["icu-sepsis/mixed"]
+    assert recipe.make().fingerprint() == recipe.fingerprint
+    assert not list(cache.glob("icu-sepsis/mixed*"))
+    (tmp_path / "log.npz").write_bytes(recipe.shipped.read_bytes())  # type: ignore[union-attr]
+    other = replace(recipe, shipped=tmp_path / "log.npz", fingerprint="0" * 64)
+    with pytest.raises(DataError, match="its hash differs"):
+        dataset_cache.load_built_in(other)
+
+
+@pytest.mark.slow
+def test_the_maze_log_is_the_one_promised_for_this_mujoco() -> None:
+    log = load("pointmaze/umaze")
+    assert dataset_cache.promised(available()["pointmaze/umaze"]) in (None, log.fingerprint())
+    assert len(log) == available()["pointmaze/umaze"].steps
+    reference = log.metadata["reference"]
+    assert reference["random"] < log.returns().mean() < 0.2 * reference["expert"]
+
+
 def test_another_hash_than_the_promised_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
     recipe = replace(available()["gridworld/random"], fingerprint="f" * 64)
