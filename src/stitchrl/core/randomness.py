@@ -43,9 +43,10 @@ STREAMS = ("initial_weights", "indices", "noise", "acting", "environment", "eval
 
 
 def stream_seed(seed: int, stream: str) -> int:
-    """Returns a 63-bit number that seeds one stream of a seed; raises ConfigError for a negative or non-integer seed."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ConfigError(f"seed is {seed!r}; expected an integer of at least 0")
+    """Returns a 63-bit number that seeds one stream of a seed; raises ConfigError for a seed that is no integer from 0 to 2^32 - 1."""
+    # numpy reads the pair as 32-bit words and ignores zeros at its end: a larger seed would share streams with a small one
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed is {seed!r}; expected an integer from 0 to {2**32 - 1:,}")
     state = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
