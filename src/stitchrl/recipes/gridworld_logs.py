@@ -23,36 +23,37 @@ _MIXTURES: dict[str, Mapping[str, float]] = {
     "mixed": {"expert": 0.15, "timid": 0.3, "astray": 0.35, "random": 0.2},
     "random": {"random": 1.0},
 }
+# level -> what it is, episodes, steps, hash
+_LEVELS = {
+    "expert": (
+        "Slippery grid with a cliff, the optimal policy with 5% random moves: imitation suffices.",
+        200,
+        2803,
+        "f02f72a4d6b59e512db8800dd6b2782529d0db6dcfb186bf9f974cbe94aa88bc",
+    ),
+    "medium": (
+        "Slippery grid with a cliff, a timid policy and one that goes to the wrong prize.",
+        500,
+        7150,
+        "bbb197a222d594ddd047be94df35e7b548cc2240e328e80d1982a51305e09eea",
+    ),
+    "mixed": (
+        "Slippery grid with a cliff, four policies from optimal to random.",
+        1_000,
+        12_375,
+        "b8eed485f7dc46abea4cce2d28ad9e056f236b3b20f9a958839ee034e5d5b87e",
+    ),
+    "random": (
+        "Slippery grid with a cliff, random moves: nearly all covered, nearly all bad.",
+        500,
+        4765,
+        "fdd6e2e88df9f60c1d958becac8e88f82e45a3521efc454a7696538a5ac5b47d",
+    ),
+}
 
 
 def recipes() -> list[DatasetRecipe]:
     """Returns `gridworld/{expert,medium,mixed,random,stitch}`."""
-    told = {
-        "expert": (
-            "Slippery grid with a cliff, the optimal policy with 5% random moves: imitation suffices.",
-            200,
-            2803,
-            "f02f72a4d6b59e512db8800dd6b2782529d0db6dcfb186bf9f974cbe94aa88bc",
-        ),
-        "medium": (
-            "Slippery grid with a cliff, a timid policy and one that goes to the wrong prize.",
-            500,
-            7150,
-            "bbb197a222d594ddd047be94df35e7b548cc2240e328e80d1982a51305e09eea",
-        ),
-        "mixed": (
-            "Slippery grid with a cliff, four policies from optimal to random.",
-            1_000,
-            12_375,
-            "b8eed485f7dc46abea4cce2d28ad9e056f236b3b20f9a958839ee034e5d5b87e",
-        ),
-        "random": (
-            "Slippery grid with a cliff, random moves: nearly all covered, nearly all bad.",
-            500,
-            4765,
-            "fdd6e2e88df9f60c1d958becac8e88f82e45a3521efc454a7696538a5ac5b47d",
-        ),
-    }
     found = [
         DatasetRecipe(
             f"gridworld/{level}",
@@ -65,7 +66,7 @@ def recipes() -> list[DatasetRecipe]:
             make=partial(_cliff, level, episodes, 201 + i),
             fingerprint=fingerprint,
         )
-        for i, (level, (text, episodes, steps, fingerprint)) in enumerate(told.items())
+        for i, (level, (text, episodes, steps, fingerprint)) in enumerate(_LEVELS.items())
     ]
     stitch = DatasetRecipe(
         "gridworld/stitch",
