@@ -212,6 +212,8 @@ def run_experiment(
         except DivergenceError as error:
             _crash_report(path, learner, error)
             raise
+        finally:
+            records.close()
         agent().save(path / "policy")
         return Result(path, agent(), learner.step, last.get("metrics", {}), last.get("evaluation"), stop.signal)
 

@@ -123,11 +123,12 @@ def learn_online(
     seed: int,
     stop_at: dict[str, float],
     device: torch.device,
+    window: int = 10,
     show: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
     """Returns the step's mean return at which each named policy was saved under `directory/NAME`.
 
-    `stop_at` maps names to the mean return over the last 10 episodes at which to save a policy; learning ends when all are reached or
+    `stop_at` maps names to the mean return over the last `window` episodes at which to save a policy; learning ends when all are reached or
     `training.steps` are taken. Raises ConfigError if one never was.
     """
     from stitchrl.agent import Agent
@@ -138,11 +139,11 @@ def learn_online(
 
     def watch(step: int, total: float) -> None:
         recent.append(total)
-        mean = float(np.mean(recent[-10:]))
+        mean = float(np.mean(recent[-window:]))
         if show is not None:
             show(step, mean)
         for name, level in stop_at.items():
-            if name not in reached and len(recent) >= 10 and mean >= level:
+            if name not in reached and len(recent) >= window and mean >= level:
                 agent = Agent(
                     algorithm, learning.learner.template, learning.learner.update.parameters, learning.spec, learning.transforms, [seed]
                 )

@@ -14,6 +14,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import to_json_line, write_atomically
 
 Scalars = Mapping[str, list[float]]  # name -> one number a seed
+Sink = tuple[Callable[[int, Scalars], None], Callable[[], None]]  # writes, and closes
 
 
 @final
@@ -40,13 +41,19 @@ class Records:
         self.dropped = 0
         for name in ("metrics.jsonl", "evaluations.jsonl"):
             cut_after(directory / name, resume_step)
-        self.sinks: list[Callable[[int, Scalars], None]] = []
+        sinks: list[Sink] = []
         if settings.tensorboard:
-            self.sinks.append(_tensorboard(directory / "tensorboard", resume_step))
+            sinks.append(_tensorboard(directory / "tensorboard", resume_step))
         if settings.wandb_project is not None:
-            self.sinks.append(_wandb(settings.wandb_project, directory, config))
+            sinks.append(_wandb(settings.wandb_project, directory, config))
         if settings.mlflow_experiment is not None:
-            self.sinks.append(_mlflow(settings.mlflow_experiment, directory, config))
+            sinks.append(_mlflow(settings.mlflow_experiment, directory, config))
+        self.sinks = sinks
+
+    def close(self) -> None:
+        """Ends what was begun elsewhere: event files, W&B and MLflow runs."""
+        for _, close in self.sinks:
+            close()
 
     @property
     def seconds(self) -> float:
@@ -79,9 +86,9 @@ class Records:
             self._lost(error)
 
     def _send(self, step: int, values: Scalars) -> None:
-        for sink in self.sinks:
+        for write, _ in self.sinks:
             try:
-                sink(step, values)
+                write(step, values)
             except OSError as error:
                 self._lost(error)
 
@@ -113,7 +120,7 @@ def _by_seed(values: Scalars) -> dict[str, float]:
     return flat
 
 
-def _tensorboard(directory: Path, resume_step: int) -> Callable[[int, Scalars], None]:
+def _tensorboard(directory: Path, resume_step: int) -> Sink:
     from tensorboard.compat.proto import event_pb2, summary_pb2
     from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
@@ -127,19 +134,19 @@ def _tensorboard(directory: Path, resume_step: int) -> Callable[[int, Scalars], 
         writer.add_event(event_pb2.Event(wall_time=time.time(), step=step, summary=summary_pb2.Summary(value=scalars)))
         writer.flush()
 
-    return write
+    return write, writer.close
 
 
-def _wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Callable[[int, Scalars], None]:
+def _wandb(project: str, directory: Path, config: Mapping[str, Any]) -> Sink:
     try:
         import wandb
     except ImportError:
         raise ConfigError("--logging.wandb-project needs Weights & Biases: pip install wandb") from None
     run = wandb.init(project=project, dir=str(directory), name=directory.name, config=dict(config), resume="allow")
-    return lambda step, values: run.log(_by_seed(values), step=step)
+    return lambda step, values: run.log(_by_seed(values), step=step), run.finish
 
 
-def _mlflow(experiment: str, directory: Path, config: Mapping[str, Any]) -> Callable[[int, Scalars], None]:
+def _mlflow(experiment: str, directory: Path, config: Mapping[str, Any]) -> Sink:
     try:
         import mlflow
     except ImportError:
@@ -147,4 +154,4 @@ def _mlflow(experiment: str, directory: Path, config: Mapping[str, Any]) -> Call
     mlflow.set_experiment(experiment)
     mlflow.start_run(run_name=directory.name)
     mlflow.log_dict(dict(config), "config.json")
-    return lambda step, values: mlflow.log_metrics(_by_seed(values), step=step)
+    return lambda step, values: mlflow.log_metrics(_by_seed(values), step=step), mlflow.end_run

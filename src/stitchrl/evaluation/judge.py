@@ -52,6 +52,7 @@ class Judge:
         seed_numbers: Sequence[int],
     ) -> None:
         self.settings, self.environment, self.options = settings, environment, dict(options)
+        self.has_discount = hasattr(algorithm_settings, "discount")
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
         self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
         self.reference: Reference | None = None
@@ -99,7 +100,9 @@ class Judge:
         from stitchrl.environments.tasks.tabular import policy_value
 
         table = agent.action_probabilities(np.arange(self.mdp.states), sampled=self.settings.sampled).astype(np.float64)
-        return [policy_value(self.mdp, p / p.sum(-1, keepdims=True)) for p in table]
+        # by the discount of the algorithm, so that belief and truth are of the same thing; by the task's for one that has none
+        discount = self.discount if self.has_discount else self.mdp.discount
+        return [policy_value(self.mdp, p / p.sum(-1, keepdims=True), discount=discount) for p in table]
 
     def believed(self, learner: Learner, agent: Agent) -> list[float] | None:
         """Returns the mean value that each seed's learner believes its policy has where episodes start, in the log's units of reward.

@@ -64,7 +64,7 @@ def run_methods(dataset: Dataset, directory: Path, seeds: int, steps: int, show:
             seeds=seeds,
             training=Training(steps=steps, log_every=max(steps // 10, 1), save_every=steps, compile="off"),
             preprocessing=preprocessing,
-            evaluation=Evaluation(episodes=25, parallel=25, processes=1),
+            evaluation=Evaluation(episodes=400, parallel=100, processes=1),
         )
         run_experiment(
             made, dataset, path=path, source=DATA, environment=ENVIRONMENT, logging=Logging(quiet=True), overwrite=True, show=show(name)

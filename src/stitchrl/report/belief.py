@@ -13,7 +13,7 @@ from stitchrl.core.intervals import interval
 from stitchrl.report.page import COLOURS, Section, figure, page, paragraph, table
 from stitchrl.report.records_reader import read_run
 
-NAMES = {"bc": "behaviour cloning", "q_learning": "naive Q-learning", "cql": "CQL", "iql": "IQL"}
+NAMES = {"bc": "Behaviour cloning", "q_learning": "Naive Q-learning", "cql": "CQL", "iql": "IQL"}
 
 
 @final

@@ -153,14 +153,12 @@ def _plain(name: str) -> str:
 
 
 def _tell(path: Path, result: Any) -> None:
-    line = result.evaluation
-    if line is None:
-        print(f"{path}: {result.step:,} steps; not evaluated (no environment)")
-        return
-    per_seed = [sum(r) / len(r) for r in line["returns"]]
-    words = [f"return {sum(per_seed) / len(per_seed):.4g} (seeds: {', '.join(f'{x:.4g}' for x in per_seed)})"]
-    for key, text in (("normalized", "normalised score"), ("exact_value", "exact value"), ("believed_value", "believed value")):
-        if line.get(key):
-            values = [sum(v) / len(v) if isinstance(v, list) else v for v in line[key]]
-            words.append(f"{text} {sum(values) / len(values):.4g}")
+    line, words = result.evaluation, ["not evaluated (no environment)"]
+    if line is not None:
+        per_seed = [sum(r) / len(r) for r in line["returns"]]
+        words = [f"return {sum(per_seed) / len(per_seed):.4g} (seeds: {', '.join(f'{x:.4g}' for x in per_seed)})"]
+        for key, text in (("normalized", "normalised score"), ("exact_value", "exact value"), ("believed_value", "believed value")):
+            if line.get(key):
+                values = [sum(v) / len(v) if isinstance(v, list) else v for v in line[key]]
+                words.append(f"{text} {sum(values) / len(values):.4g}")
     print(f"{path}: {result.step:,} steps; {'; '.join(words)}\nreport: {path / 'report.html'}")

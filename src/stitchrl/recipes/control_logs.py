@@ -1,0 +1,65 @@
+"""Logs of Pendulum and CartPole under agents trained by our own online learners (benchmarks/behaviours/train.py made their policies)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from stitchrl.data.dataset import Dataset
+from stitchrl.recipes.dataset_recipe import DatasetRecipe
+
+# Mean returns of random actions (1,000 episodes) and of the shipped expert (benchmarks/behaviours/results.jsonl).
+_REFERENCES = {"pendulum": {"random": -1223.0, "expert": -156.3}, "cartpole": {"random": 22.2, "expert": 500.0}}
+_ENVIRONMENTS = {"pendulum": "Pendulum-v1", "cartpole": "CartPole-v1"}
+_MIXTURES = {"medium": {"medium": 1.0}, "mixed": {"expert": 0.2, "medium": 0.4, "random": 0.4}, "expert": {"expert": 1.0}}
+_TEXTS = {
+    "medium": "an agent stopped halfway, acting with noise",
+    "mixed": "an expert, an agent stopped halfway, and chance, one an episode",
+    "expert": "a trained agent, acting with noise: imitation suffices",
+}
+_STEPS = {
+    ("pendulum", "medium"): 40_000,
+    ("pendulum", "mixed"): 40_000,
+    ("pendulum", "expert"): 40_000,
+    ("cartpole", "medium"): 60_000,
+    ("cartpole", "mixed"): 60_000,
+    ("cartpole", "expert"): 140_000,
+}
+_EPISODES = {"pendulum": 200, "cartpole": 300}
+
+
+def recipes() -> list[DatasetRecipe]:
+    """Returns `pendulum/{medium,mixed,expert}` and `cartpole/{medium,mixed,expert}`."""
+    return [
+        DatasetRecipe(
+            f"{task}/{level}",
+            f"{environment.split('-')[0]}: {_TEXTS[level]}.",
+            environment,
+            steps=_STEPS[task, level],
+            episodes=_EPISODES[task],
+            seconds=10,
+            reference=_REFERENCES[task],
+            make=partial(_make, task, level, 301 + i),
+            # a network's actions differ in the last bit between processors: the hash is that of the first making
+            fingerprint=None,
+        )
+        for task, environment in _ENVIRONMENTS.items()
+        for i, level in enumerate(_MIXTURES)
+    ]
+
+
+def _make(task: str, level: str, seed: int) -> Dataset:
+    from stitchrl.environments.behaviours import MixtureBehaviour, NoisyBehaviour
+    from stitchrl.environments.collect import collect
+    from stitchrl.environments.make import make, spec_of
+    from stitchrl.recipes.behaviours import behaviour
+
+    environment = make(_ENVIRONMENTS[task])
+    spec = spec_of(environment)
+    noise = {"epsilon": 0.1} if task == "cartpole" else {"sigma": 0.3}
+    parts = []
+    for name, share in _MIXTURES[level].items():
+        inner = behaviour(name if name == "random" else f"{task}-{name}", spec, environment)
+        parts.append((share, inner if name == "random" else NoisyBehaviour(inner, spec, **noise)))
+    environment.close()
+    mixture = MixtureBehaviour(parts)
+    return collect(_ENVIRONMENTS[task], mixture, episodes=_EPISODES[task], seed=seed, name=f"{task}/{level}", reference=_REFERENCES[task])
