@@ -42,7 +42,6 @@ def test_losses_are_finite_scalars_named_after_the_networks_that_are_due(case: C
     for name, value in (losses | metrics).items():
         assert value.shape == (), f"{name} has shape {list(value.shape)}"
         assert torch.isfinite(value), f"{name} is {value}"
-    assert not any(metric.requires_grad and metric.grad_fn is None for metric in metrics.values())
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
@@ -152,14 +151,11 @@ def test_its_policy_holds_only_what_it_needs_to_act_and_shares_it(case: Case) ->
     mine = {id(p) for p in algorithm.parameters()}
     assert all(id(p) in mine for p in policy.parameters())
     observations = torch.randn(16, 5, generator=torch.Generator().manual_seed(0))
-    outputs = policy(observations).double().sum() if isinstance(case.spec.action, Discrete) else policy(observations).sum()
-    for name, parameter in policy.named_parameters():
-        with torch.no_grad():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
-        if "log_std" not in name:
-            continue
-    moved = policy(observations).double().sum()
-    assert moved != outputs.double()
+    before = policy(observations).double()
+    with torch.no_grad():
+        for parameter in algorithm.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    assert not torch.equal(policy(observations).double(), before), "the policy must act with the weights as they are now"
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
