@@ -28,6 +28,8 @@ def test_its_networks_have_an_optimizer_each_and_its_targets_none(case: Case) ->
     assert set(algorithm.optimizers) == set(algorithm.networks)
     assert set(algorithm.update_every) <= {*algorithm.networks, *algorithm.targets}
     assert set(algorithm.targets.values()) <= set(algorithm.networks)
+    # a compiled step (PyTorch 2.13, CPU) silently does not write to a float64 input without axes: it would never learn
+    assert all(parameter.ndim > 0 for parameter in algorithm.parameters())
     for target, source in algorithm.targets.items():
         ours, theirs = (algorithm.get_submodule(name).state_dict() for name in (target, source))
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -145,8 +145,9 @@ class Scalar(nn.Module):
 
     def __init__(self, initial: float = 0.0) -> None:
         super().__init__()
-        self.value = nn.Parameter(torch.tensor(initial))
+        # of one axis: a compiled step does not write to a float64 input without axes (PyTorch 2.13, CPU)
+        self.value = nn.Parameter(torch.tensor([initial]))
 
     def forward(self) -> Tensor:
         """Returns the number, shape `[]`."""
-        return self.value
+        return self.value.squeeze(0)

@@ -113,7 +113,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused() -> None:
     with pytest.raises(CheckpointError, match="precision"):
         learner(precision="float64").restore(saved, 0)
     with pytest.raises(CheckpointError, match="not finite"):
-        learner().restore(saved | {"parameters/root.value": torch.tensor(float("nan"))}, 0)
+        learner().restore(saved | {"parameters/root.value": torch.tensor([float("nan")])}, 0)
     with pytest.raises(CheckpointError, match="cannot be continued exactly"):
         learner().restore({k: v for k, v in saved.items() if not k.startswith("generators/")}, 0)
 
