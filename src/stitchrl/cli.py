@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
+import warnings
 from collections.abc import Sequence
+from typing import TextIO
 
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.version import VERSION
@@ -36,17 +38,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     arguments = [a for a in arguments if a != "--debug"]
     try:
-        sys.exit(_dispatch(arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            sys.exit(_dispatch(arguments))
     except StitchError as error:
         if debug:
             raise
-        print(f"stitchrl: {error}", file=sys.stderr)
+        words = str(error)
+        print(words if words.startswith("stitchrl ") else f"stitchrl: {words}", file=sys.stderr)
         sys.exit(4 if isinstance(error, DivergenceError) else 2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(141)
+    except OSError as error:  # a path that cannot be read or written, a full disk
+        if debug:
+            raise
+        where = f"{str(error.filename)[:300]}: " if error.filename else ""
+        print(f"stitchrl: {where}{error.strerror or error}", file=sys.stderr)
+        sys.exit(2)
     except MemoryError:
         print(
             "stitchrl: out of memory; use fewer seeds, a smaller batch, or a memory-mapped dataset (stitchrl data convert)", file=sys.stderr
@@ -72,6 +83,12 @@ def _dispatch(arguments: list[str]) -> int:
     module, function, _ = VERBS[verb]
     result: int | None = getattr(importlib.import_module(f"stitchrl.verbs.{module}"), function)(rest)
     return result or 0
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None
+) -> None:
+    print(f"stitchrl: warning: {message}", file=sys.stderr)
 
 
 def _help(prefix: str = "") -> str:

@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, final
@@ -18,8 +18,9 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError, DataError, DivergenceError
 from stitchrl.core.files import write_json
+from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
-from stitchrl.core.settings import Fraction, Positive, check_settings, read_settings, to_json
+from stitchrl.core.settings import Positive, Rate, check_settings, read_settings, to_json
 from stitchrl.core.spec import Discrete
 from stitchrl.core.version import VERSION
 from stitchrl.data import transforms as scales
@@ -29,6 +30,8 @@ from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training
 from stitchrl.training.trainer import listening, train
+
+Show = Callable[[int, int, float, dict[str, list[float]]], None]  # step, steps, steps a second, metrics
 
 
 @final
@@ -46,7 +49,7 @@ class Preprocessing:
     """r * scale + shift"""
     actions_outside: Literal["refuse", "clip", "keep"] = "refuse"
     """of logged actions outside the task's bounds: stop, clip them (what most environments did with them), or learn from them as they are"""
-    best_episodes: Fraction = 1.0
+    best_episodes: Rate = 1.0
     """keep this share of the episodes, those of the highest return (filtered behaviour cloning: 0.1)"""
 
 
@@ -95,8 +98,10 @@ def plan(
     elif not isinstance(settings, kind):
         raise ConfigError(f"settings are a {type(settings).__name__}; '{algorithm}' takes a {kind.__name__}")
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not numbers or len(set(numbers)) != len(numbers) or min(numbers) < 0:
+    if not numbers or len(set(numbers)) != len(numbers):
         raise ConfigError(f"seeds are {seeds!r}; expected a number of at least 1, or different integers of at least 0")
+    for number in numbers:
+        stream_seed(number, "indices")  # raises for one that is no seed
     made = Plan(algorithm, settings, numbers, training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation())
     for part, where in (
         (settings, algorithm),
@@ -120,6 +125,7 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
         transforms.append(scales.scale_returns(dataset, p.return_range))
     if (p.reward_scale, p.reward_shift) != (1.0, 0.0):
         transforms.append(scales.affine_rewards(p.reward_scale, p.reward_shift))
+    _check_rewards(dataset, transforms)
     if p.best_episodes < 1:
         count = max(1, round(p.best_episodes * dataset.episodes))
         best = np.argsort(-dataset.returns(), kind="stable")[:count]
@@ -133,6 +139,8 @@ def device_of(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise RuntimeError("it is neither the CPU nor CUDA")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device '{name}' cannot be used ({str(error).splitlines()[0][:150]}); use cpu, cuda or auto") from None
@@ -166,7 +174,7 @@ def run_experiment(
     resume: bool = False,
     overwrite: bool = False,
     allow_change: Sequence[str] = (),
-    show: Any = None,
+    show: Show | None = None,
 ) -> Result:
     """Returns the result of a run, written to its directory `path`; with `resume`, continued from the newest complete checkpoint.
 
@@ -180,42 +188,73 @@ def run_experiment(
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         learner = make_learner(plan, data, transforms)
         torch.set_num_threads(compilation.threads(plan.training.threads, _operations(learner)))
-        seconds = 0.0
-        if resume and checkpoint.steps(path / "checkpoints"):
-            tensors, extra = checkpoint.load_newest(path / "checkpoints")
-            learner.restore(tensors, int(extra["step"]))
-            seconds = float(extra["seconds"])
-        records = Records(path, logging, config, learner.step, seconds)
-        last: dict[str, Any] = {}
-
-        def agent() -> Agent:
-            return Agent(plan.algorithm, learner.template, learner.update.parameters, dataset.spec, transforms, plan.seeds)
-
-        def log(step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
-            records.metrics(step, steps_per_second, metrics)
-            last["metrics"] = metrics
-            if show is not None:
-                show(step, plan.training.steps, steps_per_second, metrics)
-
-        def save(step: int) -> None:
-            settings = plan.training
-            checkpoint.save(path / "checkpoints", step, learner.tensors(), {"seconds": records.seconds}, settings.keep_checkpoints)
-
-        def evaluate(step: int) -> None:
-            line = judge.judge(agent(), learner, step, records.seconds, stop)
-            if line is not None:
-                records.evaluation(line)
-                last["evaluation"] = line
-
+        seconds = _restore(learner, path / "checkpoints") if resume else 0.0
+        write_json(path / "config.json", config)
+        run = _Run(plan, dataset, transforms, learner, judge, Records(path, logging, config, learner.step, seconds), path, show, stop)
         try:
-            train(learner, log=log, save=save, evaluate=evaluate, evaluate_every=plan.evaluation.every or plan.training.steps, stop=stop)
+            run.train()
         except DivergenceError as error:
             _crash_report(path, learner, error)
             raise
         finally:
-            records.close()
-        agent().save(path / "policy")
-        return Result(path, agent(), learner.step, last.get("metrics", {}), last.get("evaluation"), stop.signal)
+            run.records.close()
+        run.agent().save(path / "policy")
+        return Result(path, run.agent(), learner.step, run.metrics, run.evaluation, stop.signal)
+
+
+@final
+@dataclass
+class _Run:
+    """What happens beside the steps of a run."""
+
+    plan: Plan
+    dataset: Dataset
+    transforms: list[scales.Affine]
+    learner: Learner
+    judge: Judge
+    records: Records
+    path: Path
+    show: Show | None
+    stop: Callable[[], bool]
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    evaluation: dict[str, Any] | None = None
+
+    def train(self) -> None:
+        every, last = self.plan.evaluation.every or self.plan.training.steps, self.plan.training.steps
+        step = self.learner.step
+        self.evaluation = self.records.evaluation_of(step)
+        if step and (step % every == 0 or step == last) and self.evaluation is None:
+            self.evaluate(step)  # the one that a signal cut short
+        train(self.learner, log=self.log, save=self.save, evaluate=self.evaluate, evaluate_every=every, stop=self.stop)
+
+    def agent(self) -> Agent:
+        learner = self.learner
+        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, self.dataset.spec, self.transforms, self.plan.seeds)
+
+    def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
+        self.records.metrics(step, steps_per_second, metrics)
+        self.metrics = metrics
+        if self.show is not None:
+            self.show(step, self.plan.training.steps, steps_per_second, metrics)
+
+    def save(self, step: int) -> None:
+        keep = self.plan.training.keep_checkpoints
+        checkpoint.save(self.path / "checkpoints", step, self.learner.tensors(), {"seconds": self.records.seconds}, keep)
+
+    def evaluate(self, step: int) -> None:
+        line = self.judge.judge(self.agent(), self.learner, step, self.records.seconds, self.stop)
+        if line is not None:
+            self.records.evaluation(line)
+            self.evaluation = line
+
+
+def _restore(learner: Learner, checkpoints: Path) -> float:
+    """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken."""
+    if not checkpoint.steps(checkpoints):
+        return 0.0
+    tensors, extra = checkpoint.load_newest(checkpoints)
+    learner.restore(tensors, int(extra["step"]))
+    return float(extra["seconds"])
 
 
 def describe(
@@ -285,6 +324,17 @@ def _check_finite(dataset: Dataset, name: str) -> None:
                 f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in episode {episode}, step {row - int(dataset.offsets[episode])} "
                 f"(row {row:,}); every value must be a finite number. `stitchrl data validate` lists all such rows"
             )
+
+
+def _check_rewards(dataset: Dataset, transforms: list[scales.Affine]) -> None:
+    extremes = np.array([dataset.rewards.min(), dataset.rewards.max()], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        scaled = scales.apply(transforms, "rewards", extremes)
+    if not np.isfinite(scaled).all():
+        raise ConfigError(
+            f"preprocessing: rewards from {extremes[0]:g} to {extremes[1]:g} become {scaled[0]:g} to {scaled[1]:g}; "
+            "choose another reward_scale, reward_shift or return_range"
+        )
 
 
 def _operations(learner: Learner) -> float:

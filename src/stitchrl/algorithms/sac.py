@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
@@ -50,7 +51,7 @@ class SAC(Algorithm):
         super().__init__(config, spec)
         self.critic = Critic(spec, config.hidden, config.ensemble)
         self.actor = SquashedGaussianActor(spec, config.hidden)
-        self.temperature = Scalar(torch.tensor(config.initial_temperature).log().item())
+        self.temperature = Scalar(math.log(config.initial_temperature))
         self.target_entropy = -float(self.actor.size) if config.target_entropy is None else config.target_entropy
         self.optimizers = {
             "critic": Adam(config.critic_learning_rate),

@@ -66,6 +66,12 @@ class Records:
         self._append("metrics.jsonl", line)
         self._send(step, values)
 
+    def evaluation_of(self, step: int) -> dict[str, Any] | None:
+        """Returns the line of evaluations that a step has, or None."""
+        file = self.directory / "evaluations.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        return next((line for line in lines if line["step"] == step), None)
+
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """Writes one line of evaluations, and the means of its returns as metrics elsewhere."""
         self._append("evaluations.jsonl", dict(line))

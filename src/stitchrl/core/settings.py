@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
@@ -18,6 +19,7 @@ OpenFraction = Annotated[float, Gt(0), Lt(1)]
 Rate = Annotated[float, Gt(0), Le(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
+Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Hidden = tuple[Count, ...]  # units of each hidden layer
 
@@ -37,6 +39,9 @@ def read_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     for name in values:
         if name not in known:
             raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, known)}")
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{where}: {name} is {value}; expected a finite number")
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:

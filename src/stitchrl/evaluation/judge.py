@@ -10,7 +10,9 @@ import numpy as np
 import torch
 
 from stitchrl.agent import Agent
-from stitchrl.core.settings import Count
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import Count, Natural
+from stitchrl.core.spec import Discrete, Space, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply
 from stitchrl.evaluation.references import Reference, reference_for
@@ -24,7 +26,7 @@ from stitchrl.training.learner import Learner
 class Evaluation:
     """When and how policies are judged while they learn."""
 
-    every: int = 0
+    every: Natural = 0
     """steps between evaluations; 0: only at the end"""
     episodes: Count = 10
     """for each seed"""
@@ -34,7 +36,7 @@ class Evaluation:
     """environments at a time for each seed"""
     processes: Count | None = None
     """that step them; None: chosen by the cost of a step"""
-    seed: int = 10_000
+    seed: Natural = 10_000
     """of the evaluation's episodes"""
 
 
@@ -59,9 +61,10 @@ class Judge:
         self.mdp: Any = None
         self.seeds = list(seed_numbers)
         if environment is not None:
-            from stitchrl.environments.make import make, mdp_of
+            from stitchrl.environments.make import make, mdp_of, spec_of
 
-            opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had
+            opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had or is of another shape
+            check_fits(dataset.spec, spec_of(opened), environment)
             self.mdp = mdp_of(opened)
             opened.close()
             self.reference = reference_for(environment, dataset.metadata)
@@ -123,3 +126,22 @@ class Judge:
                 return None
             found.append(value / scale)
         return found
+
+
+def check_fits(policy: Spec, task: Spec, environment: str) -> None:
+    """Raises ConfigError where policies of one spec cannot act in an environment of another."""
+    for name, own, there in (("observations", policy.observation, task.observation), ("actions", policy.action, task.action)):
+        same_kind = isinstance(own, Discrete) == isinstance(there, Discrete)
+        if isinstance(own, Discrete) and isinstance(there, Discrete):
+            # a log may not hold every action, but a policy must know every state
+            fits = own.n <= there.n if name == "actions" else own.n >= there.n
+        else:
+            fits = same_kind and own.shape == there.shape  # type: ignore[union-attr]
+        if not fits:
+            raise ConfigError(
+                f"{environment} has {name} {_words(there)} and the policy {_words(own)}; evaluate in the task of the data (--env), or stay offline"
+            )
+
+
+def _words(space: Space) -> str:
+    return f"discrete({space.n})" if isinstance(space, Discrete) else f"box{list(space.shape)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,23 @@ from stitchrl.core.files import locked, read_json, write_json
 FREE = ("version", "versions", "training.device", "training.threads", "training.log_every", "training.save_every", "training.keep_checkpoints",
         "logging", "evaluation", "data.source", "command")  # fmt: skip
 
+# All that is there of a run that was refused before its first step: it may be started anew.
+BEGUN = frozenset({"config.json", "tensorboard"})
+
 
 @contextmanager
 def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool, allow_change: Sequence[str] = ()) -> Iterator[None]:
     """Holds a run directory ready for writing; raises CheckpointError if it is in use, holds another run, or cannot be written."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        with locked(path):
+    if resume and overwrite:
+        raise CheckpointError(f"{path}: --resume continues the run that is there and --overwrite replaces it; give one of them")
+    with ExitStack() as stack:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(path))
             _prepare(path, config, resume, overwrite, allow_change)
-            yield
-    except (PermissionError, FileExistsError, NotADirectoryError) as error:
-        raise CheckpointError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --run") from None
+        except OSError as error:
+            raise CheckpointError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --run") from None
+        yield
 
 
 def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
@@ -39,15 +45,27 @@ def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: boo
             raise CheckpointError(
                 f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"
             )
-    elif file.exists() and not overwrite:
+        write_json(path / f"{file.name}.probe", config)  # a directory that cannot be written is told now, not at the first checkpoint
+        (path / f"{file.name}.probe").unlink()
+        return  # config.json is written when the checkpoint is known to fit it
+    present = {entry.name for entry in path.iterdir()} - {"lock"}
+    if present and not _is_run(file):
+        raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
+    if present - BEGUN and not overwrite:
         raise CheckpointError(
             f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run"
         )
-    elif overwrite:
-        _empty(path)
-    elif any(entry.name != "lock" for entry in path.iterdir()):
-        raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
+    _empty(path)
     write_json(file, config)
+
+
+def _is_run(file: Path) -> bool:
+    """Whether a config.json is one of ours: nothing else is ever emptied."""
+    try:
+        config = read_json(file)
+    except CheckpointError:
+        return False
+    return isinstance(config, dict) and {"format", "algorithm", "settings", "training", "seeds"} <= set(config)
 
 
 def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:

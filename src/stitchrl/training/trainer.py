@@ -60,7 +60,8 @@ def train(
     last = learner.training.steps if steps is None else steps
     settings = learner.training
     began, since = time.perf_counter(), learner.step
-    while learner.step < last and not stop():
+    stopping = stop()
+    while learner.step < last and not stopping:
         learner.advance()
         step = learner.step
         if step % settings.log_every == 0 or step == last:
@@ -72,6 +73,7 @@ def train(
             learner.check()
             evaluate(step)
             began, since = time.perf_counter(), step  # the speed told is that of training alone
-        if step % settings.save_every == 0 or step == last or stop():
+        stopping = stop()  # asked once a step, so that a run never stops at a step that it did not save
+        if step % settings.save_every == 0 or step == last or stopping:
             learner.check()
             save(step)

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, final
 
 import tyro
 
-from stitchrl.core.errors import ConfigError
+from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import read_json, write_json
+from stitchrl.core.settings import Natural, check_settings
 from stitchrl.verbs.flags import parse
 
 
+@final
 @dataclass(frozen=True)
 class Evaluate:
     run: Annotated[Path, tyro.conf.Positional]
@@ -25,7 +27,7 @@ class Evaluate:
     sampled: bool = False
     """draw actions from the policy instead of taking its mode or mean"""
     discount: float = 1.0
-    seed: int = 20_000
+    seed: Natural = 20_000
     parallel: int = 10
     processes: int | None = None
     json: Path | None = None
@@ -35,13 +37,19 @@ class Evaluate:
 def evaluate(arguments: Sequence[str]) -> int:
     """Rolls a run's policies out."""
     a = parse(Evaluate, arguments, "stitchrl evaluate", "Roll a run's policies out in an environment.")
+    check_settings(a, "stitchrl evaluate")
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
+    from stitchrl.environments.make import make, spec_of
+    from stitchrl.evaluation.judge import check_fits
     from stitchrl.evaluation.references import reference_for
     from stitchrl.evaluation.rollout import rollout
 
     agent = load(a.run)
     environment, options, reference_data = _environment(a)
+    opened = make(environment, **options)
+    check_fits(agent.spec, spec_of(opened), environment)
+    opened.close()
     result = rollout(
         lambda observations, _: agent.act(observations, sampled=a.sampled), environment, episodes=a.episodes, seeds=list(agent.seeds),
         seed=a.seed, discount=a.discount, parallel=a.parallel, processes=a.processes, environment_options=options,
@@ -49,7 +57,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
     per_seed = result.returns.mean(1)
     words = [
-        f"return {per_seed.mean():.4g} (IQM {float(interquartile_mean(result.returns)):.4g}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"
+        f"return {per_seed.mean():.4g} (IQM {float(interquartile_mean(per_seed)):.4g}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"
     ]
     if line["normalized"]:
         scores = [sum(v) / len(v) for v in line["normalized"]]
@@ -64,7 +72,9 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def _environment(a: Evaluate) -> tuple[str, dict[str, object], dict[str, object]]:
     config = read_json(a.run / "config.json") if (a.run / "config.json").is_file() else {}
-    recorded = config.get("environment") or {}
+    recorded = (config.get("environment") if isinstance(config, dict) else None) or {}
+    if not isinstance(config, dict) or not isinstance(recorded, dict):
+        raise CheckpointError(f"{a.run}/config.json: not a run's; expected an object of settings")
     metadata = {"reference": (config.get("data") or {}).get("reference")}
     if a.env not in ("auto", recorded.get("id")):
         return a.env, {}, {}

@@ -30,13 +30,23 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
 def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, extra: dict[str, Any]) -> str:
     import tyro
 
-    known = [flag for flag in tyro.extras.get_parser(kind, **extra)._option_string_actions if flag.startswith("--")]
+    parser = tyro.extras.get_parser(kind, **extra)
+    known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
     unknown = [a.split("=")[0] for a in arguments if a.startswith("--") and a.split("=")[0].replace("_", "-") not in known]
     if unknown:
         ends = [flag for flag in known if flag.rsplit(".", 1)[-1].lstrip("-") == unknown[0].lstrip("-")]
         close = ends or difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.4)
         return f"{prog}: unknown option {unknown[0]}." + (f" Did you mean {close[0]}?" if close else f" See {prog} --help.")
-    words = re.sub(r"[╭╮╰╯│─]+", " ", complaint)
-    words = re.sub(r"\s+", " ", words).strip()
-    words = re.sub(r"For full helptext, (?:run|see)[: ]*.*$", "", words).strip()
-    return f"{prog}: {words} See {prog} --help."
+    positional = [action.dest.upper() for action in parser._actions if not action.option_strings]
+    return f"{prog}: {_plain(complaint, positional)}. See {prog} --help."
+
+
+def _plain(complaint: str, positional: list[str]) -> str:
+    """The sense of tyro's box: which options are missing, or which value is wrong and why."""
+    words = re.sub(r"\s+", " ", re.sub(r"[╭╮╰╯│─]+|-{4,}|\x1b\[[0-9;]*m", " ", complaint)).strip()
+    words = re.sub(r"(?:For full helptext, (?:run|see)|Argument helptext:|Got errors:).*$", "", words).strip()
+    if words.startswith("Required options"):
+        named = re.findall(r"(?m)^[\s│|]*(--[a-z][\w.-]*|[A-Z]{3,}\b)", complaint)
+        missing = [name if name.startswith("--") else positional[0] for name in dict.fromkeys(named)]
+        return f"{', '.join(missing) or words} is missing"
+    return re.sub(r"^(?:Value error|Invalid choice|Parsing error|Missing argument|Unrecognized options)s? ", "", words).rstrip(" .")

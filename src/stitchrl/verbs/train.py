@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import tyro
 
@@ -37,7 +37,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _train(name: str, rest: list[str]) -> int:
-    from stitchrl.recipes import datasets, published
+    from stitchrl.recipes import published
 
     settings, preprocessing, rest = _recipe(name, rest)
     kind = _arguments(name, settings, preprocessing)
@@ -48,18 +48,30 @@ def _train(name: str, rest: list[str]) -> int:
         f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}.",
     )
     if a.print_config:
-        from stitchrl.core.files import to_json_line
-
-        shown = {"algorithm": name, **dataclasses.asdict(a)}
-        print("\n".join(f"{key}: {value if isinstance(value, str) else to_json_line(value)}" for key, value in shown.items()))
+        _print_config(name, a)
         return 0
+    return _run(name, a)
+
+
+def _print_config(name: str, a: Any) -> None:
+    from stitchrl.core.files import to_json_line
+
+    shown = {"algorithm": name, **dataclasses.asdict(a)}
+    print("\n".join(f"{key}: {value if isinstance(value, str) else to_json_line(value)}" for key, value in shown.items()))
+
+
+def _run(name: str, a: Any) -> int:
     from stitchrl.experiment import plan, run_experiment
+    from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
+    from stitchrl.verbs.data import table_options
     from stitchrl.verbs.progress import Progress
 
+    if a.seeds < 1:
+        raise ConfigError(f"{PROG}: --seeds is {a.seeds}; expected the number of seeds to train, at least 1")
     seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
     made = plan(name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation)
-    dataset = datasets.load(a.data)
+    dataset = datasets.load(a.data, **table_options(a.schema, a.table))
     environment, options = environment_of(dataset, a.env)
     path = Path(a.run) if a.run else Path("runs") / f"{name}-{_plain(str(dataset.metadata.get('name', Path(a.data).stem)))}"
     with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:
@@ -69,7 +81,8 @@ def _train(name: str, rest: list[str]) -> int:
         )  # fmt: skip
     write_run_report(path)
     if result.signal is not None:
-        print(f"{path}: stopped by a signal at step {result.step:,}; the checkpoint is complete, go on with --resume", file=sys.stderr)
+        kept = "the checkpoint is complete, go on" if result.step else "nothing is learned yet, start"
+        print(f"{path}: stopped by a signal at step {result.step:,}; {kept} with --resume", file=sys.stderr)
         return 128 + result.signal
     if not a.logging.quiet:
         _tell(path, result)
@@ -93,19 +106,27 @@ def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
         raise ConfigError(
             f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}"
         )
-    return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest[:at] + rest[at + 2 :]
+    return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest
 
 
 def _arguments(name: str, settings: Any, preprocessing: Any) -> Any:
     from stitchrl.core.records import Logging
+    from stitchrl.data.sources.tables import TableSchema
     from stitchrl.evaluation.judge import Evaluation
     from stitchrl.experiment import Preprocessing
     from stitchrl.training.learner import Training
 
+    @final
     @dataclass(frozen=True)
     class Train:
         data: str
         """a built-in dataset (stitchrl data list), or a file or directory"""
+        schema: Path | None = None
+        """JSON or TOML file with the columns of a table (CSV, Parquet)"""
+        table: TableSchema = field(default_factory=TableSchema)
+        """the same as flags"""
+        recipe: str | None = None
+        """published settings as defaults of --settings and --preprocessing"""
         settings: algorithms.find(name)[1] = field(default_factory=lambda: settings)  # type: ignore[valid-type]
         training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
         preprocessing: Preprocessing = field(default_factory=lambda: preprocessing)
@@ -130,13 +151,8 @@ def _arguments(name: str, settings: Any, preprocessing: Any) -> Any:
         """print the resolved settings and stop"""
 
     # the annotations above are strings under postponed evaluation; tyro needs the types themselves
-    Train.__annotations__ |= {
-        "settings": algorithms.find(name)[1],
-        "preprocessing": Preprocessing,
-        "evaluation": Evaluation,
-        "logging": Logging,
-    }
-    Train.__annotations__["training"] = tyro.conf.OmitArgPrefixes[Training]
+    kinds = {"schema": Path | None, "table": TableSchema, "settings": algorithms.find(name)[1], "preprocessing": Preprocessing}
+    Train.__annotations__ |= kinds | {"evaluation": Evaluation, "logging": Logging, "training": tyro.conf.OmitArgPrefixes[Training]}
     return Train
 
 
