@@ -51,7 +51,7 @@ def _make(task: str, level: str, seed: int) -> Dataset:
     from stitchrl.environments.behaviours import MixtureBehaviour, NoisyBehaviour
     from stitchrl.environments.collect import collect
     from stitchrl.environments.make import make, spec_of
-    from stitchrl.recipes.behaviours import behaviour
+    from stitchrl.recipes.named_behaviours import behaviour
 
     environment = make(_ENVIRONMENTS[task])
     spec = spec_of(environment)

@@ -43,9 +43,11 @@ def save(directory: Path, step: int, tensors: Mapping[str, Tensor], extra: dict[
         files = {file.name: _hash(file) for file in sorted(temporary.iterdir())}
         write_json(temporary / "manifest.json", {"format": FORMAT, "sha256": files})
         _failpoint("manifest")
-        if final.exists():  # the same step, saved before a resume
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+        if _whole(final):  # the same step, saved before a resume: the same state
+            shutil.rmtree(temporary)
+        else:
+            shutil.rmtree(final, ignore_errors=True)
+            os.rename(temporary, final)
         _sync(directory)
         _failpoint("renamed")
     except OSError as error:
@@ -97,6 +99,14 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return from_bytes((path / "state.safetensors").read_bytes()), read_json(path / "state.json")
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file ({error})") from None
+
+
+def _whole(path: Path) -> bool:
+    try:
+        load(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -41,7 +41,7 @@ def prepare(step: Step, *, compiled: bool, device: torch.device) -> Step:
         torch._dynamo.config.trace_autograd_ops = True
         torch._dynamo.config.recompile_limit = 64
         return torch.compile(step, fullgraph=True)
-    return GraphedStep(step) if device.type == "cuda" else step
+    return GraphedStep(step) if compiled else step
 
 
 def threads(requested: int | None, floating_point_operations: float) -> int:

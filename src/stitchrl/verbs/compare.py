@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, final
 
 import tyro
 
@@ -13,6 +13,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.verbs.flags import parse
 
 
+@final
 @dataclass(frozen=True)
 class Compare:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -23,6 +24,7 @@ class Compare:
     html: Path | None = None
 
 
+@final
 @dataclass(frozen=True)
 class Plot:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]

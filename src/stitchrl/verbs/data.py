@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, final
 
 import tyro
 
@@ -17,6 +17,7 @@ from stitchrl.verbs.flags import parse
 DataArgument = Annotated[str, tyro.conf.Positional]
 
 
+@final
 @dataclass(frozen=True)
 class Source:
     """Which data, and for a table (CSV, Parquet) which of its columns mean what."""
@@ -29,31 +30,39 @@ class Source:
     """the same as flags"""
 
 
+@final
 @dataclass(frozen=True)
-class Show(Source):
-    pass
+class Show:
+    source: Annotated[Source, tyro.conf.arg(name="")]
 
 
+@final
 @dataclass(frozen=True)
-class Convert(Source):
+class Convert:
+    source: Annotated[Source, tyro.conf.arg(name="")]
     output: Annotated[Path, tyro.conf.arg(name="to")] = Path()
     """where to write: by suffix .npz, .hdf5, .parquet, .csv; without a suffix a directory that opens memory-mapped"""
     format: Literal["suffix", "minari"] = "suffix"
 
 
+@final
 @dataclass(frozen=True)
-class Validate(Source):
+class Validate:
+    source: Annotated[Source, tyro.conf.arg(name="")]
     json: Path | None = None
     """write the findings here too"""
 
 
+@final
 @dataclass(frozen=True)
-class Report(Source):
+class Report:
+    source: Annotated[Source, tyro.conf.arg(name="")]
     html: Path | None = None
     json: Path | None = None
     seed: int = 0
 
 
+@final
 @dataclass(frozen=True)
 class Collect:
     environment: Annotated[str, tyro.conf.Positional]
@@ -69,7 +78,7 @@ class Collect:
     epsilon: float = 0.0
     """share of uniformly random actions"""
     sigma: float = 0.0
-    """standard deviation of Gaussian noise on real-valued actions, in their units"""
+    """standard deviation of Gaussian noise on real-valued actions, in halves of their range"""
     sampled: bool = False
     """draw a saved policy's actions instead of taking its best"""
     seed: int = 0
@@ -79,6 +88,7 @@ def list_datasets(arguments: Sequence[str]) -> int:
     """Prints the built-in datasets."""
     from stitchrl.recipes import datasets
 
+    @final
     @dataclass(frozen=True)
     class List:
         pass
@@ -92,7 +102,7 @@ def list_datasets(arguments: Sequence[str]) -> int:
 
 def show(arguments: Sequence[str]) -> int:
     """Prints what a dataset holds."""
-    dataset = _load(parse(Show, arguments, "stitchrl data show", "Size, spaces, columns and origin of a dataset."))
+    dataset = _load(parse(Show, arguments, "stitchrl data show", "Size, spaces, columns and origin of a dataset.").source)
     lengths, returns = dataset.lengths, dataset.returns()
     lines = [
         f"{dataset.metadata.get('name', 'unnamed')}: {len(dataset):,} steps in {dataset.episodes:,} episodes",
@@ -113,7 +123,7 @@ def convert(arguments: Sequence[str]) -> int:
     a = parse(Convert, arguments, "stitchrl data convert", "Read one format, write another.")
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
-    dataset = _load(a)
+    dataset = _load(a.source)
     _write(dataset, a.output, a.format)
     print(f"{a.output}: {len(dataset):,} steps in {dataset.episodes:,} episodes")
     return 0
@@ -123,12 +133,12 @@ def validate(arguments: Sequence[str]) -> int:
     """Prints what is wrong in a log; returns 1 if anything makes it unusable."""
     from stitchrl.data.doctor import examine
     from stitchrl.data.findings import findings_to_json
-    from stitchrl.report.dataset import findings_text
+    from stitchrl.report.dataset_page import findings_text
 
     a = parse(
         Validate, arguments, "stitchrl data validate", "What is wrong in a log, by episode, step and column. Exit code 1 if it is unusable."
     )
-    dataset = _load(a)
+    dataset = _load(a.source)
     found = findings_to_json(examine(dataset))
     _write_json(a.json, found)
     print(findings_text(found, colour=sys.stdout.isatty()))
@@ -138,8 +148,8 @@ def validate(arguments: Sequence[str]) -> int:
 def report(arguments: Sequence[str]) -> int:
     """Prints the analysis of a log, and writes it as JSON and HTML."""
     a = parse(Report, arguments, "stitchrl data report", "Returns, coverage, quality and advice, as text, JSON and HTML.")
-    described, found = analysis(_load(a), a.seed)
-    from stitchrl.report.dataset import dataset_page, dataset_text
+    described, found = analysis(_load(a.source), a.seed)
+    from stitchrl.report.dataset_page import dataset_page, dataset_text
 
     _write_json(a.json, {"report": described, "findings": found})
     if a.html is not None:
@@ -179,7 +189,7 @@ def analysis(dataset: Any, seed: int = 0) -> tuple[dict[str, Any], dict[str, Any
 
 def _behaviour(a: Collect, spec: Any, environment: Any) -> Any:
     from stitchrl.environments.behaviours import MixtureBehaviour, NoisyBehaviour
-    from stitchrl.recipes.behaviours import behaviour
+    from stitchrl.recipes.named_behaviours import behaviour
 
     parts = [behaviour(name, spec, environment, sampled=a.sampled) for name in a.behaviour]
     if a.weights and len(a.weights) != len(parts):

@@ -6,10 +6,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import final
 
 from stitchrl.verbs.flags import parse
 
 
+@final
 @dataclass(frozen=True)
 class Quickstart:
     run: Path = Path("runs/quickstart")
@@ -26,9 +28,9 @@ def quickstart(arguments: Sequence[str]) -> int:
     )
     from stitchrl.core.files import write_atomically
     from stitchrl.recipes import datasets
-    from stitchrl.recipes import quickstart as recipe
+    from stitchrl.recipes import sepsis_comparison as recipe
     from stitchrl.report import belief
-    from stitchrl.report.dataset import dataset_page, dataset_text
+    from stitchrl.report.dataset_page import dataset_page, dataset_text
     from stitchrl.report.run import write_run_report
     from stitchrl.verbs.data import analysis
     from stitchrl.verbs.progress import Progress

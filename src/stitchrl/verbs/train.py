@@ -7,16 +7,59 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Generic, TypeVar, final
 
 import tyro
 
 from stitchrl import algorithms
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.records import Logging
 from stitchrl.core.settings import nearest
+from stitchrl.data.sources.tables import TableSchema
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.experiment import Preprocessing
+from stitchrl.training.learner import Training
 from stitchrl.verbs.flags import parse
 
 PROG = "stitchrl train"
+Settings = TypeVar("Settings")
+
+
+@final
+@dataclass(frozen=True)
+class Train(Generic[Settings]):
+    """Flags of `train`; the settings are those of the algorithm."""
+
+    data: str
+    """a built-in dataset (stitchrl data list), or a file or directory"""
+    settings: Settings
+    schema: Path | None = None
+    """JSON or TOML file with the columns of a table (CSV, Parquet)"""
+    table: TableSchema = field(default_factory=TableSchema)
+    """the same as flags"""
+    recipe: str | None = None
+    """published settings as defaults of --settings and --preprocessing"""
+    training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    logging: Logging = field(default_factory=Logging)
+    env: str = "auto"
+    """environment to evaluate in; auto: the one the data name, if any; none: stay offline"""
+    seeds: int = 1
+    """how many seeds to train at once"""
+    first_seed: int = 0
+    seed_list: tuple[int, ...] = ()
+    """these seeds instead"""
+    run: str | None = None
+    """run directory; default runs/ALGORITHM-DATA"""
+    resume: bool = False
+    """go on from the newest complete checkpoint"""
+    overwrite: bool = False
+    """replace the run that is there"""
+    allow_change: tuple[str, ...] = ()
+    """settings that may differ on --resume, such as settings.learning_rate"""
+    print_config: bool = False
+    """print the resolved settings and stop"""
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -40,13 +83,9 @@ def _train(name: str, rest: list[str]) -> int:
     from stitchrl.recipes import published
 
     settings, preprocessing, rest = _recipe(name, rest)
-    kind = _arguments(name, settings, preprocessing)
-    a = parse(
-        kind,
-        rest,
-        f"{PROG} {name}",
-        f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}.",
-    )
+    default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing)
+    about = f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}."
+    a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
     if a.print_config:
         _print_config(name, a)
         return 0
@@ -92,7 +131,6 @@ def _run(name: str, a: Any) -> int:
 def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
     """The defaults that `--recipe NAME` sets, and the other arguments."""
     from stitchrl.core.settings import read_settings
-    from stitchrl.experiment import Preprocessing
     from stitchrl.recipes import published
 
     config = algorithms.find(name)[1]
@@ -107,53 +145,6 @@ def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
             f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}"
         )
     return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest
-
-
-def _arguments(name: str, settings: Any, preprocessing: Any) -> Any:
-    from stitchrl.core.records import Logging
-    from stitchrl.data.sources.tables import TableSchema
-    from stitchrl.evaluation.judge import Evaluation
-    from stitchrl.experiment import Preprocessing
-    from stitchrl.training.learner import Training
-
-    @final
-    @dataclass(frozen=True)
-    class Train:
-        data: str
-        """a built-in dataset (stitchrl data list), or a file or directory"""
-        schema: Path | None = None
-        """JSON or TOML file with the columns of a table (CSV, Parquet)"""
-        table: TableSchema = field(default_factory=TableSchema)
-        """the same as flags"""
-        recipe: str | None = None
-        """published settings as defaults of --settings and --preprocessing"""
-        settings: algorithms.find(name)[1] = field(default_factory=lambda: settings)  # type: ignore[valid-type]
-        training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
-        preprocessing: Preprocessing = field(default_factory=lambda: preprocessing)
-        evaluation: Evaluation = field(default_factory=Evaluation)
-        logging: Logging = field(default_factory=Logging)
-        env: str = "auto"
-        """environment to evaluate in; auto: the one the data name, if any; none: stay offline"""
-        seeds: int = 1
-        """how many seeds to train at once"""
-        first_seed: int = 0
-        seed_list: tuple[int, ...] = ()
-        """these seeds instead"""
-        run: str | None = None
-        """run directory; default runs/ALGORITHM-DATA"""
-        resume: bool = False
-        """go on from the newest complete checkpoint"""
-        overwrite: bool = False
-        """replace the run that is there"""
-        allow_change: tuple[str, ...] = ()
-        """settings that may differ on --resume, such as settings.learning_rate"""
-        print_config: bool = False
-        """print the resolved settings and stop"""
-
-    # the annotations above are strings under postponed evaluation; tyro needs the types themselves
-    kinds = {"schema": Path | None, "table": TableSchema, "settings": algorithms.find(name)[1], "preprocessing": Preprocessing}
-    Train.__annotations__ |= kinds | {"evaluation": Evaluation, "logging": Logging, "training": tyro.conf.OmitArgPrefixes[Training]}
-    return Train
 
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:

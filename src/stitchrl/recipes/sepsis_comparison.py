@@ -29,7 +29,7 @@ METHODS: dict[str, tuple[dict[str, Any], Preprocessing]] = {
     "bc": ({"learning_rate": 1e-3}, Preprocessing()),
     "q_learning": ({"learning_rate": 1e-3, "discount": 1.0}, Preprocessing()),
     "cql": ({"critic_learning_rate": 1e-3, "discount": 1.0, "conservatism": 1.0}, Preprocessing(reward_scale=20.0)),
-    "iql": ({"learning_rate": 1e-3, "discount": 1.0, "expectile": 0.8, "inverse_temperature": 10.0}, Preprocessing()),
+    "iql": ({"learning_rate": 1e-3, "discount": 1.0, "expectile": 0.8, "inverse_temperature": 30.0}, Preprocessing()),
 }
 
 
