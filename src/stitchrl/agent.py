@@ -19,7 +19,7 @@ from stitchrl import algorithms
 from stitchrl.core import randomness
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, DataError
-from stitchrl.core.files import read_json, write_json
+from stitchrl.core.files import read_json, write_atomically, write_json
 from stitchrl.core.settings import read_settings, to_json
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
@@ -72,9 +72,8 @@ class Agent:
         shape = () if isinstance(self.spec.observation, Discrete) else self.spec.observation.shape
         observations = np.asarray(observations)
         if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
-            raise DataError(
-                f"observations have shape {list(observations.shape)}; expected [N, {', '.join(map(str, shape))}] as in the data"
-            )
+            expected = ", ".join(["N", *map(str, shape)])
+            raise DataError(f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data")
         actions: np.ndarray = self.of_seed(self.seeds[0] if seed is None else seed).act(observations[None], sampled=sampled)[0]
         return actions
 
@@ -106,25 +105,48 @@ class Agent:
         return alone
 
     def save(self, directory: Path) -> None:
-        """Writes config.json, model.safetensors and normalizers.safetensors into a directory."""
-        from safetensors.numpy import save_file as save_arrays
-        from safetensors.torch import save_file
+        """Writes config.json, model.safetensors and normalizers.safetensors into a directory; raises CheckpointError if it cannot."""
+        from safetensors.numpy import save as arrays_to_bytes
+        from safetensors.torch import save as to_bytes
 
-        directory.mkdir(parents=True, exist_ok=True)
         described, arrays = to_state(self.transforms)
-        save_file({name: value.cpu().contiguous().clone() for name, value in self.parameters.items()}, directory / "model.safetensors")
-        save_arrays(arrays, directory / "normalizers.safetensors")
+        model = to_bytes({name: value.cpu().contiguous().clone() for name, value in self.parameters.items()})
         config = {"format": FORMAT, "algorithm": self.name, "settings": to_json(self.config), "spec": self.spec.to_json()}
-        write_json(directory / "config.json", config | {"transforms": described, "seeds": list(self.seeds)})
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            # without a config.json while the others change: parts of two policies are never taken for one
+            (directory / "config.json").unlink(missing_ok=True)
+            write_atomically(directory / "model.safetensors", model)
+            write_atomically(directory / "normalizers.safetensors", arrays_to_bytes(arrays))
+            write_json(directory / "config.json", config | {"transforms": described, "seeds": list(self.seeds)})
+        except OSError as error:
+            raise CheckpointError(f"{directory}: the policy could not be written ({error.strerror})") from error
 
     def _observations(self, observations: np.ndarray) -> Tensor:
         seeds, count = observations.shape[:2]
         device = next(iter(self.parameters.values())).device
+        self._check_observations(observations)
         if isinstance(self.spec.observation, Discrete):
             return torch.as_tensor(np.asarray(observations, dtype=np.int64), device=device)
         flat = np.asarray(observations, dtype=np.float32).reshape(seeds * count, *self.spec.observation.shape)
         x = apply(self.transforms, "observations", flat).reshape(observations.shape)
         return torch.as_tensor(np.ascontiguousarray(x), device=device).to(next(iter(self.parameters.values())).dtype)
+
+    def _check_observations(self, observations: np.ndarray) -> None:
+        space = self.spec.observation
+        shape = () if isinstance(space, Discrete) else space.shape
+        if observations.shape[:1] != (len(self.seeds),) or observations.shape[2:] != shape:
+            expected = ", ".join(["N", *map(str, shape)])
+            raise DataError(f"observations of {len(self.seeds)} seeds have shape {list(observations.shape)}; expected [S, {expected}]")
+        if observations.dtype.kind not in "buif":
+            raise DataError(f"observations are {observations.dtype}; expected numbers")
+        if observations.dtype.kind == "f" and not np.isfinite(observations).all():
+            raise DataError("observations hold a number that is not finite; every value must be a finite number")
+        if isinstance(space, Discrete):
+            if observations.size and (observations.min() < 0 or observations.max() >= space.n or (observations % 1 != 0).any()):
+                raise DataError(f"observations hold a value outside the states 0 … {space.n - 1} of the data")
+        elif space.dtype == "uint8" and observations.dtype.kind == "f":
+            raise DataError("observations are real numbers; the policy learned from frames of uint8, 0 … 255")
 
     def _noise(self, count: int) -> Tensor | None:
         kind = self.policy.noise(count)
@@ -172,7 +194,7 @@ def load(directory: Path) -> Agent:
     for file in ("model.safetensors", "normalizers.safetensors"):
         if not (directory / file).is_file():
             raise CheckpointError(f"{directory}: '{file}' is missing; a policy is only complete with config.json, model and normalizers")
-    missing = {"format", "algorithm", "settings", "spec", "transforms", "seeds"} - set(config)
+    missing = {"format", "algorithm", "settings", "spec", "transforms", "seeds"} - set(config if isinstance(config, dict) else ())
     if missing or config["format"] != FORMAT:
         raise CheckpointError(
             f"{directory}/config.json: not a policy of format {FORMAT} (missing: {', '.join(sorted(missing)) or 'nothing'})"
@@ -181,12 +203,40 @@ def load(directory: Path) -> Agent:
         arrays, tensors = load_arrays(directory / "normalizers.safetensors"), load_file(directory / "model.safetensors")
     except SafetensorError as error:
         raise CheckpointError(f"{directory}: not a safetensors file ({error})") from None
+    try:
+        template, spec, transforms = _described(config, arrays, directory)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{directory}/config.json: describes no policy that can be built ({str(error)[:300]})") from None
+    names = _names(template.policy(), template)
+    _check_tensors(tensors, names, template, len(config["seeds"]), directory)
+    return Agent(config["algorithm"], template, {names[k]: v for k, v in tensors.items()}, spec, transforms, config["seeds"])
+
+
+def _described(config: Mapping[str, Any], arrays: dict[str, np.ndarray], directory: Path) -> tuple[Algorithm, Spec, list[Affine]]:
+    """The algorithm, without memory for its parameters: those of the policy come from the file, and no others are needed to act."""
+    seeds = config["seeds"]
+    if not isinstance(seeds, list) or not seeds or len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds are {str(seeds)[:100]}; expected a list of different integers")
+    for seed in seeds:
+        randomness.stream_seed(seed, "acting")  # raises for one that is no seed
     kind, settings = algorithms.find(config["algorithm"])
     spec = Spec.from_json(config["spec"])
     transforms = from_state(config["transforms"], arrays)
-    template = build(kind, read_settings(settings, _tuples(config["settings"]), str(directory)), learner_spec(spec, transforms), 0)
-    names = _names(template.policy(), template)
-    stacked = (len(config["seeds"]),) if len(config["seeds"]) > 1 else ()
+    if len(arrays) != 2 * len(transforms):
+        raise ValueError("normalizers.safetensors holds more arrays than there are transforms")
+    for transform in transforms:
+        space = {"observations": spec.observation, "actions": spec.action}.get(transform.column)
+        size = 1 if space is None or isinstance(space, Discrete) else space.size
+        for array in (transform.scale, transform.shift):
+            if array.ndim != 1 or array.size not in (1, size) or not np.isfinite(array).all():
+                raise ValueError(f"the transform of {transform.column} is not 1 or {size} finite numbers")
+    with torch.device("meta"):
+        template = build(kind, read_settings(settings, _tuples(config["settings"]), str(directory)), learner_spec(spec, transforms), 0)
+    return template, spec, transforms
+
+
+def _check_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str], template: Algorithm, seeds: int, directory: Path) -> None:
+    stacked = (seeds,) if seeds > 1 else ()
     own = dict(template.named_parameters())
     for name, full in names.items():
         found = tensors.get(name)
@@ -194,7 +244,9 @@ def load(directory: Path) -> Agent:
             raise CheckpointError(f"{directory}/model.safetensors: '{name}' is missing, of another shape, or not finite")
     if extra := set(tensors) - set(names):
         raise CheckpointError(f"{directory}/model.safetensors: holds '{sorted(extra)[0]}', which this policy does not have")
-    return Agent(config["algorithm"], template, {names[k]: v for k, v in tensors.items()}, spec, transforms, config["seeds"])
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
+        raise CheckpointError(f"{directory}/model.safetensors: holds {', '.join(map(str, dtypes))}; expected float32 or float64 alone")
 
 
 def _names(policy: torch.nn.Module, template: Algorithm) -> dict[str, str]:

@@ -13,7 +13,6 @@ from stitchrl import agent, algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.records import Logging
-from stitchrl.core.settings import nearest
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.evaluation.rollout import Rollout, rollout
@@ -132,5 +131,5 @@ def _of(kind: Any, values: Any) -> Any:
     from stitchrl.core.settings import read_settings
 
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind.__name__}: expected a mapping of settings; found {values!r}.{nearest('', [])}")
+        raise ConfigError(f"{kind.__name__}: expected a mapping of settings; found {values!r}")
     return read_settings(kind, values, kind.__name__.lower())

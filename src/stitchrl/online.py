@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from stitchrl import algorithms
+from stitchrl.agent import Agent
 from stitchrl.core import randomness
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.randomness import stream_seed
@@ -52,6 +53,7 @@ class OnlineLearner:
         if not kind.online:
             able = [name for name in algorithms.names() if algorithms.find(name)[0].online]
             raise ConfigError(f"'{algorithm}' does not learn online; choose from {', '.join(able)}")
+        self.algorithm = algorithm
         self.environment = make(environment)
         self.spec: Spec = spec_of(self.environment)
         self.transforms = scales.scale_action_space(self.spec)
@@ -62,25 +64,43 @@ class OnlineLearner:
         self.policy = self.learner.template.policy()
         self.random = np.random.default_rng(stream_seed(seed, "acting"))
         self.generator = randomness.generator(seed, "acting")
-        self.steps = 0
+        self.steps, self.total = 0, 0.0
         self.observation, _ = self.environment.reset(seed=stream_seed(seed, "environment") % 2**31)
 
-    def run(self, steps: int, watch: Callable[[int, float], None]) -> None:
-        """Takes environment steps, learning after each; `watch(step, return)` is told of every finished episode."""
-        total = 0.0
+    def agent(self) -> Agent:
+        """Returns the policy as it is now."""
+        learner = self.learner
+        return Agent(self.algorithm, learner.template, learner.update.parameters, self.spec, self.transforms, [self.seed])
+
+    def evaluate(self, environment: str, episodes: int) -> float:
+        """Returns the mean return of episodes without exploration, the same ones each time."""
+        world, agent, total = make(environment), self.agent(), 0.0
+        for episode in range(episodes):
+            observation, _ = world.reset(seed=episode)
+            over = False
+            while not over:
+                observation, reward, terminated, truncated, _ = world.step(agent.predict(np.asarray(observation)[None])[0])
+                total += float(reward)
+                over = terminated or truncated
+        world.close()
+        return total / episodes
+
+    def run(self, steps: int, watch: Callable[[int, float], None] | None = None) -> None:
+        """Goes on to this many environment steps, learning after each; `watch(step, return)` is told of every finished episode."""
         while self.steps < steps:
             action = self._choose()
             observation, reward, terminated, truncated, _ = self.environment.step(self._outside(action))
             self.replay.add(self._row(self.observation, action, float(reward), bool(terminated), observation))
-            self.observation, total = observation, total + float(reward)
+            self.observation, self.total = observation, self.total + float(reward)
             self.steps += 1
             if self.steps >= self.online.random_steps:
                 for _ in range(self.online.updates_per_step):
                     self.learner.advance()
             if terminated or truncated:
-                watch(self.steps, total)
+                if watch is not None:
+                    watch(self.steps, self.total)
                 self.observation, _ = self.environment.reset()
-                total = 0.0
+                self.total = 0.0
         self.learner.check()
 
     def _choose(self) -> np.ndarray:
@@ -121,40 +141,33 @@ def learn_online(
     training: Training,
     online: Online,
     seed: int,
-    stop_at: dict[str, float],
+    levels: Mapping[str, float],
     device: torch.device,
-    window: int = 10,
+    check_every: int = 1_000,
+    episodes: int = 10,
     show: Callable[[int, float], None] | None = None,
 ) -> dict[str, float]:
-    """Returns the step's mean return at which each named policy was saved under `directory/NAME`.
+    """Returns the mean return at which each named policy was saved under `directory/NAME`.
 
-    `stop_at` maps names to the mean return over the last `window` episodes at which to save a policy; learning ends when all are reached or
-    `training.steps` are taken. Raises ConfigError if one never was.
+    `levels` maps names to the mean return, over `episodes` without exploration, at which to save a policy; it is looked at every
+    `check_every` steps. Learning ends when all are reached. Raises ConfigError if one is not within `training.steps`.
     """
-    from stitchrl.agent import Agent
-
     learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device)
-    recent: list[float] = []
     reached: dict[str, float] = {}
-
-    def watch(step: int, total: float) -> None:
-        recent.append(total)
-        mean = float(np.mean(recent[-window:]))
+    for step in range(check_every, training.steps + 1, check_every):
+        learning.run(step)
+        if step < online.random_steps:
+            continue
+        mean = learning.evaluate(environment, episodes)
         if show is not None:
             show(step, mean)
-        for name, level in stop_at.items():
-            if name not in reached and len(recent) >= window and mean >= level:
-                agent = Agent(
-                    algorithm, learning.learner.template, learning.learner.update.parameters, learning.spec, learning.transforms, [seed]
-                )
-                agent.save(directory / name)
+        for name, level in levels.items():
+            if name not in reached and mean >= level:
+                learning.agent().save(directory / name)
                 reached[name] = mean
-
-    for step in range(1_000, training.steps + 1, 1_000):
-        learning.run(step, watch)
-        if len(reached) == len(stop_at):
+        if len(reached) == len(levels):
             break
     learning.environment.close()
-    if missing := [name for name in stop_at if name not in reached]:
-        raise ConfigError(f"{environment}: {algorithm} did not reach {missing[0]} ({stop_at[missing[0]]:g}) in {training.steps:,} steps")
+    if missing := [name for name in levels if name not in reached]:
+        raise ConfigError(f"{environment}: {algorithm} did not reach {missing[0]} ({levels[missing[0]]:g}) in {training.steps:,} steps")
     return reached

@@ -47,9 +47,13 @@ def read_json(path: Path) -> Any:
         return json.loads(
             path.read_bytes().decode("utf-8"), object_pairs_hook=_no_repeats(path), parse_constant=_refuse(path), parse_float=_number(path)
         )
+    except CheckpointError:
+        raise
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # also a number of too many digits
         raise CheckpointError(f"{path}: not valid JSON ({str(error)[:200]})") from None
 
 
