@@ -26,7 +26,7 @@ from stitchrl.training.learner import Training
 
 OUT = Path("src/stitchrl/environments/behaviour")
 RECORD = Path("benchmarks/behaviours/results.jsonl")
-# levels: the mean return of the last `window` episodes, exploration included, at which a policy is kept
+# levels: the mean return of ten episodes without exploration at which a policy is kept
 TASKS: dict[str, dict[str, Any]] = {
     "pendulum": {
         "algorithm": "sac",
@@ -39,8 +39,8 @@ TASKS: dict[str, dict[str, Any]] = {
         },
         "training": {"steps": 20_000, "batch_size": 128},
         "online": {},
-        "window": 3,
-        "levels": {"medium": -1000.0, "expert": -160.0},
+        "check_every": 250,
+        "levels": {"medium": -900.0, "expert": -160.0},
     },
     "cartpole": {
         "algorithm": "q_learning",
@@ -55,8 +55,8 @@ TASKS: dict[str, dict[str, Any]] = {
         },
         "training": {"steps": 60_000, "batch_size": 128},
         "online": {"epsilon_steps": 8_000, "epsilon_end": 0.03},
-        "window": 10,
-        "levels": {"medium": 150.0, "expert": 400.0},
+        "check_every": 500,
+        "levels": {"medium": 150.0, "expert": 495.0},
     },
 }
 
@@ -79,7 +79,7 @@ def train(name: str, task: dict[str, Any], seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         reached = learn_online(
             task["algorithm"], task["environment"], Path(scratch), settings=settings, training=training, online=online, seed=seed,
-            stop_at=task["levels"], window=task["window"], device=torch.device("cpu"),
+            levels=task["levels"], check_every=task["check_every"], device=torch.device("cpu"),
         )  # fmt: skip
         for level in task["levels"]:
             target = OUT / f"{name}-{level}"

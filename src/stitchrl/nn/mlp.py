@@ -68,7 +68,7 @@ class MLP(nn.Module):
         for i in range(1, len(self.layers)):
             if self.norms is not None:
                 x = self.norms[i - 1](x)
-            x = self.layers[i](functional.relu(x))
+            x = self.layers[i](torch.relu_(x))  # in place: nothing else reads x, and a large batch saves a buffer
         if len(leading) != 1:
             x = x.unflatten(-2, leading) if leading else x.squeeze(-2)
         return x

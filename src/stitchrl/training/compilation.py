@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping
 from typing import Literal, final
 
@@ -49,6 +51,19 @@ def threads(requested: int | None, floating_point_operations: float) -> int:
     if requested is not None:
         return requested
     return 1 if floating_point_operations < 5e9 else min(os.cpu_count() or 1, 8)
+
+
+def keep_freed_memory() -> None:
+    """Returns nothing; from now on this process keeps what it frees, up to 512 MB, in place of handing it to the kernel and back at each step.
+
+    glibc's defaults fault in the same 16 MB buffers thousands of times a step (a quarter of CQL's time). Elsewhere it does nothing.
+    """
+    if sys.platform != "linux":
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
+    if mallopt is not None:
+        mallopt(-1, 512 << 20)  # M_TRIM_THRESHOLD
+        mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the highest that glibc takes
 
 
 @final

@@ -68,6 +68,7 @@ class Learner:
         self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
         self.blocks = Blocks(rows, self.template.noise(training.batch_size), training.batch_size, self.seeds, device, dtype)
         self.compiled, self.compile_reason = compilation.choose(training.compile, training.steps, device)
+        compilation.keep_freed_memory()
         self.step = 0
         self._block: Block | None = None
         self._totals: dict[Due, dict[str, Tensor]] = {}

@@ -1,0 +1,67 @@
+"""The table of control scores, from the raw file alone: `.venv/bin/python benchmarks/scores/control_table.py` writes CONTROL.md."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from stitchrl.evaluation.references import normalized_score, reference_for
+
+HERE = Path(__file__).parent
+NAMES = {"td3_bc": "TD3+BC", "iql": "IQL", "cql": "CQL"}
+
+
+def main() -> None:
+    rows = [json.loads(line) for line in (HERE / "raw" / "control.jsonl").read_text().splitlines()]
+    scores: dict[tuple[str, str, int], dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+    versions: dict[str, str] = {}
+    for row in rows:
+        reference = reference_for(row["settings"]["environment"], {})
+        assert reference is not None
+        value = float(np.mean(normalized_score(np.array(row["returns"]), reference)))
+        scores[row["data"], row["algorithm"], row["steps"]][row["library"]][row["seed"]] = value
+        versions[row["library"]] = row["version"]
+    lines = [
+        "# Control scores beside d3rlpy",
+        "",
+        "Written by `benchmarks/scores/control_table.py` from `raw/control.jsonl`; every line there has its command, versions, seed and date.",
+        f"Normalised score (D4RL's references) of the last policy, mean ± standard error over seeds, 20 episodes each; {_told(versions)}.",
+        "Same data, same settings (batch 256, two layers of 256), same number of gradient steps, one thread. The logs are by TRPO policies",
+        "(`../shared/data/MANIFEST.md`), not D4RL's: compare the columns, not the papers.",
+        "",
+        "| data | algorithm | steps | seeds | stitchrl | d3rlpy | difference | within one standard error, or better |",
+        "|---|---|---:|---|---:|---:|---:|---|",
+    ]
+    for (data, algorithm, steps), by_library in sorted(scores.items()):
+        ours, theirs = by_library.get("stitchrl", {}), by_library.get("d3rlpy", {})
+        cells = [_mean(ours), _mean(theirs)]
+        difference, judged = "–", "–"
+        if len(ours) > 1 and len(theirs) > 1:
+            gap = np.mean(list(ours.values())) - np.mean(list(theirs.values()))
+            error = np.hypot(_error(ours), _error(theirs))
+            difference, judged = f"{gap:+.1f} ± {error:.1f}", "yes" if gap >= -error else "no"
+        seeds = f"{len(ours)} / {len(theirs)}"
+        lines.append(f"| {data} | {NAMES[algorithm]} | {steps:,} | {seeds} | {cells[0]} | {cells[1]} | {difference} | {judged} |")
+    (HERE / "CONTROL.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+
+
+def _told(versions: dict[str, str]) -> str:
+    return ", ".join(f"{library} {version}" for library, version in sorted(versions.items()))
+
+
+def _error(values: dict[int, float]) -> float:
+    return float(np.std(list(values.values()), ddof=1) / np.sqrt(len(values)))
+
+
+def _mean(values: dict[int, float]) -> str:
+    if not values:
+        return "–"
+    return f"{np.mean(list(values.values())):.1f}" + (f" ± {_error(values):.1f}" if len(values) > 1 else "")
+
+
+if __name__ == "__main__":
+    main()
