@@ -56,7 +56,7 @@ class Case:
         """Returns the algorithm's config with networks that are quick to train."""
         kind = algorithms.find(self.name)[1]
         known = {f.name for f in dataclasses.fields(kind)}
-        small = {name: value for name, value in {"hidden": (16, 16), "sampled_actions": 4}.items() if name in known}
+        small = {"hidden": (16, 16)} | ({"sampled_actions": 4} if "sampled_actions" in known and self.actions == "box" else {})
         return kind(**{**small, **self.settings, **changes})
 
     def build(self, seed: int = 0) -> Algorithm:

@@ -11,7 +11,7 @@ from torch import Tensor
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
 from stitchrl.core.batch import TransitionBatch, Transitions
 from stitchrl.core.policy import Policy
-from stitchrl.core.settings import Hidden, NonNegative, Positive
+from stitchrl.core.settings import Hidden, NonNegative, Positive, refuse_changed
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
 
@@ -34,6 +34,7 @@ class BC(Algorithm):
         super().__init__(config, spec)
         self.actor: CategoricalActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
+            refuse_changed(config, ("distribution",), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
         elif config.distribution == "gaussian":
             self.actor = GaussianActor(spec, config.hidden)

@@ -15,10 +15,14 @@ from stitchrl.core.batch import TransitionBatch, Transitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform
-from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate
+from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Spec
 from stitchrl.nn.actors import GreedyPolicy, SquashedGaussianActor
 from stitchrl.nn.mlp import Critic, Scalar
+
+CONTINUOUS_ONLY = (
+    "sampled_actions", "max_target_backup", "entropy_backup", "target_entropy", "actor_learning_rate", "temperature_learning_rate",
+)  # fmt: skip
 
 
 @final
@@ -60,9 +64,9 @@ class CQL(Algorithm):
         self.discrete = is_discrete(spec)
         if config.max_target_backup and config.entropy_backup:
             raise ConfigError("cql: max_target_backup and entropy_backup are both on; the best of sampled actions has no entropy to count")
-        if self.discrete and (config.max_target_backup or config.entropy_backup):
-            raise ConfigError("cql: max_target_backup and entropy_backup are for continuous actions; these are discrete")
-        if not self.discrete:
+        if self.discrete:
+            refuse_changed(config, CONTINUOUS_ONLY, "with discrete actions")
+        else:
             self.temperature = Scalar(0.0)
             self.actor = SquashedGaussianActor(spec, config.hidden)
             self.target_entropy = -float(self.actor.size) if config.target_entropy is None else config.target_entropy

@@ -12,7 +12,7 @@ from torch import Tensor
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
 from stitchrl.core.batch import TransitionBatch, Transitions
 from stitchrl.core.policy import Policy
-from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate
+from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
 from stitchrl.nn.mlp import Critic, Value
@@ -50,6 +50,7 @@ class IQL(Algorithm):
         self.value = Value(spec, config.hidden)
         self.actor: CategoricalActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
+            refuse_changed(config, ("distribution",), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
         else:
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
