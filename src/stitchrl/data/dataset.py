@@ -122,12 +122,18 @@ class Dataset:
         """Returns int64 [B]: the episode to which each row belongs."""
         return np.searchsorted(self.offsets, np.asarray(indices), side="right") - 1
 
-    def next_observations(self, indices: ArrayLike | None = None) -> Array:
-        """Returns [B, *O] (all N rows by default): what was seen after each step, never across an episode's end."""
-        if indices is None:
-            following = np.empty(self.observations.shape, self.observations.dtype)
-            following[:-1] = self.observations[1:]
-            following[self.offsets[1:] - 1] = self.final_observations
+    def next_observations(self, indices: ArrayLike | slice | None = None) -> Array:
+        """Returns [B, *O] (all N rows by default): what was seen after each step, never across an episode's end. A slice must have step 1."""
+        if indices is None or isinstance(indices, slice):
+            start, stop, step = (indices or slice(None)).indices(len(self))
+            if step != 1:
+                raise DataError(f"the slice of next observations has step {step}; expected 1. Pass the rows themselves")
+            following = np.empty((max(stop - start, 0), *self.observations.shape[1:]), self.observations.dtype)
+            known = self.observations[start + 1 : stop + 1]  # the log's last step has no row after it
+            following[: len(known)] = known
+            ends = self.offsets[1:]
+            first, last = np.searchsorted(ends, (start, stop), side="right")
+            following[ends[first:last] - 1 - start] = self.final_observations[first:last]
             return following
         rows = np.asarray(indices)
         if rows.size and (rows.min() < -len(self) or rows.max() >= len(self)):

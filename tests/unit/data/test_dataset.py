@@ -30,6 +30,11 @@ def test_worked_by_hand() -> None:
     assert d.next_observations().ravel().tolist() == [2, 3, 5]
     assert d.next_observations([2, 0, -2]).ravel().tolist() == [5, 2, 3]
     assert d.next_observations(1).tolist() == [3]
+    for start in range(4):
+        for stop in range(4):
+            assert d.next_observations(slice(start, stop)).ravel().tolist() == [2, 3, 5][start:stop]
+    with pytest.raises(DataError, match="step 2; expected 1"):
+        d.next_observations(slice(0, 3, 2))
     assert d.returns().tolist() == [11, 100]
     assert d.returns(0.5).tolist() == [6, 100]
     assert d.episode(1).observations.tolist() == [[4]]
