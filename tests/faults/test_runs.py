@@ -67,8 +67,9 @@ def check_interruptions(folder: Path, cache: dict[str, str], uninterrupted: Path
     chosen = random.Random(seed)
     run, resume = folder / "run", False
     for i, number in enumerate(numbers):
+        beyond = step_of(run) + 10  # what an earlier try has told is no progress of this one
         running = Running(folder, *whole(*(["--resume"] if resume else [])), environment=cache)
-        running.reaches(run, chosen.randrange(10, 10 + (i + 1) * (STEPS - 20) // len(numbers)))
+        running.reaches(run, max(beyond, chosen.randrange(10, 10 + (i + 1) * (STEPS - 20) // len(numbers))))
         time.sleep(chosen.random() * 0.03)
         running.send(number)
         ended = running.wait()
@@ -339,7 +340,7 @@ def test_changed_settings_are_listed_and_refused_unless_allowed(tmp_path: Path, 
     assert "expectile" not in one
     both = ("--allow-change", "settings.expectile", "settings.hidden")
     wrong = stitchrl(tmp_path, *whole("--resume", "--settings.hidden", 8, *both), environment=cache)
-    wrong.refused("has shape [2, 48, 16]; expected [2, 48, 8]" if False else "has shape")  # what no change of settings can make fit
+    wrong.refused("the checkpoint's", "has shape")  # what no change of settings can make fit
     assert (run / "config.json").read_bytes() == before  # refused: nothing is written
     both = ("--allow-change", "settings.expectile", "settings.critic_learning_rate")
     stitchrl(tmp_path, *whole(*changes, *both), environment=cache).succeeded()

@@ -53,6 +53,18 @@ def fitted(mdp: TabularMDP, log: Dataset, unseen: float) -> tuple[float, float]:
     return float(mdp.initial @ np.where(mdp.terminal, 0.0, q.max(1))), policy_value(mdp, greedy_policy(q))
 
 
+def test_a_log_of_trained_agents_holds_what_it_says() -> None:
+    recipe, log = available()["pendulum/mixed"], load("pendulum/mixed")
+    assert (len(log), log.episodes) == (recipe.steps, recipe.episodes)
+    assert not log.terminals.any() and np.abs(log.actions).max() <= 2
+    policies = log.columns["infos/policy_id"][log.offsets[:-1]]
+    expert, medium, random = (float(log.returns()[policies == i].mean()) for i in range(3))
+    assert random < medium < expert
+    assert random == pytest.approx(recipe.reference["random"], abs=5 * 300 / (policies == 2).sum() ** 0.5)
+    again = recipe.make()
+    assert again.fingerprint() == log.fingerprint()
+
+
 @pytest.mark.parametrize("name", TABULAR)
 def test_it_is_the_one_promised(name: str) -> None:
     recipe, log = available()[name], load(name)
