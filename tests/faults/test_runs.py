@@ -141,7 +141,7 @@ def test_a_signal_saves_and_ends_the_run(tmp_path: Path, number: int, code: int)
 
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     # a step of seconds, so that the second signal comes within the step that the first one waits for
-    heavy = ("--settings.hidden", 1024, 1024, 1024, "--settings.ensemble", 8, "--batch-size", 2048)
+    heavy = ("--settings.hidden", 1024, 1024, "--settings.ensemble", 8, "--batch-size", 1024)
     running = Running(tmp_path, "train", "q_learning", "--data", npz(tmp_path), "--run", "run", *LONG, *heavy, "--log-every", 1)
     assert running.reaches(tmp_path / "run", 1)
     running.send(signal.SIGINT)
@@ -227,7 +227,7 @@ def test_the_order_of_hashes_changes_nothing(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_ends_with_a_report_and_the_last_good_checkpoint(tmp_path: Path) -> None:
     few = ["--run", "run", *TINY, "--env", "none", "--save-every", 1, "--steps", 500, "--log-every", 10, "--logging.quiet"]
-    rate = ("--settings.learning-rate", 1e4, "--settings.target-rate", 1)
+    rate = ("--settings.learning-rate", 1e6, "--settings.target-rate", 1)
     ended = stitchrl(tmp_path, "train", "q_learning", "--data", npz(tmp_path), *few, *rate)
     told = ended.refused("is not finite", "data validate", code=4)
     report = json.loads((tmp_path / "run" / "crash_report.json").read_text())
@@ -333,16 +333,16 @@ def test_changed_settings_are_listed_and_refused_unless_allowed(tmp_path: Path, 
     run = tmp_path / "run"
     shutil.copytree(killed, run)
     before = (run / "config.json").read_bytes()
-    changes = ("--resume", "--settings.critic-learning-rate", 0.01, "--settings.expectile", 0.9)
+    changes = ("--resume", "--settings.learning-rate", 0.01, "--settings.expectile", 0.9)
     told = stitchrl(tmp_path, *whole(*changes), environment=cache).refused("--allow-change")
-    assert "settings.critic_learning_rate is 0.01 and was 0.0003" in told and "settings.expectile is 0.9 and was 0.7" in told
-    one = stitchrl(tmp_path, *whole(*changes, "--allow-change", "settings.expectile"), environment=cache).refused("critic_learning_rate")
+    assert "settings.learning_rate is 0.01 and was 0.0003" in told and "settings.expectile is 0.9 and was 0.7" in told
+    one = stitchrl(tmp_path, *whole(*changes, "--allow-change", "settings.expectile"), environment=cache).refused("learning_rate")
     assert "expectile" not in one
     both = ("--allow-change", "settings.expectile", "settings.hidden")
     wrong = stitchrl(tmp_path, *whole("--resume", "--settings.hidden", 8, *both), environment=cache)
     wrong.refused("the checkpoint's", "has shape")  # what no change of settings can make fit
     assert (run / "config.json").read_bytes() == before  # refused: nothing is written
-    both = ("--allow-change", "settings.expectile", "settings.critic_learning_rate")
+    both = ("--allow-change", "settings.expectile", "settings.learning_rate")
     stitchrl(tmp_path, *whole(*changes, *both), environment=cache).succeeded()
     assert json.loads((run / "config.json").read_text())["settings"]["expectile"] == 0.9
 
