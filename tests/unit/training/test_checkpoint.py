@@ -29,10 +29,15 @@ def test_the_newest_are_kept_by_step(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path)[1]["step"] == 100
 
 
-def test_the_same_step_again_replaces_it(tmp_path: Path) -> None:
+def test_the_same_step_again_never_leaves_nothing(tmp_path: Path) -> None:
+    # after a resume the same step holds the same state: a whole checkpoint stays, so that no instant is without one
     checkpoint.save(tmp_path, 5, TENSORS, {"run": 1}, keep=1)
     checkpoint.save(tmp_path, 5, TENSORS, {"run": 2}, keep=1)
-    assert checkpoint.load_newest(tmp_path)[1]["run"] == 2
+    assert checkpoint.load_newest(tmp_path)[1]["run"] == 1
+    (tmp_path / "step_0000000005" / "state.json").write_text("{}")
+    checkpoint.save(tmp_path, 5, TENSORS, {"run": 3}, keep=1)
+    assert checkpoint.load_newest(tmp_path)[1]["run"] == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["step_0000000005"]
 
 
 @pytest.mark.parametrize("file", ["state.safetensors", "state.json", "manifest.json"])
