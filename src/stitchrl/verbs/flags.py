@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import io
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from stitchrl.core.errors import ConfigError
 
@@ -28,25 +29,43 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
 
 
 def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, extra: dict[str, Any]) -> str:
-    import tyro
-
-    parser = tyro.extras.get_parser(kind, **extra)
-    known = [flag for flag in parser._option_string_actions if flag.startswith("--")]
+    known = _flags(kind, prog, extra)
     unknown = [a.split("=")[0] for a in arguments if a.startswith("--") and a.split("=")[0].replace("_", "-") not in known]
     if unknown:
-        ends = [flag for flag in known if flag.rsplit(".", 1)[-1].lstrip("-") == unknown[0].lstrip("-")]
+        ends = [flag for flag in known if flag.rsplit(".", 1)[-1].lstrip("-") == unknown[0].rsplit(".", 1)[-1].lstrip("-")]
         close = ends or difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.4)
         return f"{prog}: unknown option {unknown[0]}." + (f" Did you mean {close[0]}?" if close else f" See {prog} --help.")
-    positional = [action.dest.upper() for action in parser._actions if not action.option_strings]
-    return f"{prog}: {_plain(complaint, positional)}. See {prog} --help."
+    return f"{prog}: {_plain(complaint, kind)}. See {prog} --help."
 
 
-def _plain(complaint: str, positional: list[str]) -> str:
+def _flags(kind: Any, prog: str, extra: dict[str, Any]) -> list[str]:
+    """All options that the help names, in its order."""
+    import tyro
+
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        tyro.cli(kind, prog=prog, args=["--help"], **extra)
+    return list(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", shown.getvalue())))
+
+
+def _positional(kind: Any) -> str:
+    """The name of a verb's first argument that is no option, also one of a part of the verb's."""
+    import tyro
+
+    for name, hint in get_type_hints(kind, include_extras=True).items():
+        if tyro.conf.Positional in getattr(hint, "__metadata__", ()):
+            return name.upper()
+        if dataclasses.is_dataclass(part := getattr(hint, "__origin__", hint)) and (found := _positional(part)):
+            return found
+    return ""
+
+
+def _plain(complaint: str, kind: Any) -> str:
     """The sense of tyro's box: which options are missing, or which value is wrong and why."""
     words = re.sub(r"\s+", " ", re.sub(r"[╭╮╰╯│─]+|-{4,}|\x1b\[[0-9;]*m", " ", complaint)).strip()
-    words = re.sub(r"(?:For full helptext, (?:run|see)|Argument helptext:|Got errors:).*$", "", words).strip()
+    words = re.sub(r"(?:For full helptext, (?:run|see)|Argument helptext:|Got errors:|Perhaps you meant:).*$", "", words).strip()
     if words.startswith("Required options"):
         named = re.findall(r"(?m)^[\s│|]*(--[a-z][\w.-]*|[A-Z]{3,}\b)", complaint)
-        missing = [name if name.startswith("--") else positional[0] for name in dict.fromkeys(named)]
+        missing = [name if name.startswith("--") else _positional(kind) for name in dict.fromkeys(named)]
         return f"{', '.join(missing) or words} is missing"
     return re.sub(r"^(?:Value error|Invalid choice|Parsing error|Missing argument|Unrecognized options)s? ", "", words).rstrip(" .")

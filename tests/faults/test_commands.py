@@ -1,0 +1,212 @@
+"""The commands as their users meet them: every mistake one clear line and exit code 2, help without the heavy imports, the whole way round once."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stitchrl.cli import VERBS, main
+from tests.architecture.source_tree import ROOT
+from tests.faults.commands import stitchrl
+
+TINY = ("--steps", 4, "--batch-size", 8, "--settings.hidden", 4, "--logging.quiet", "--logging.no-tensorboard")
+TABLE = ("episode,x,y,action,reward", "0,1,2,0,1", "0,2,1,1,0", "1,0,0,0,1", "1,1,1,1,1")
+COLUMNS = ("--table.observations", "x", "y", "--table.episode", "episode")
+
+
+@pytest.fixture(scope="module")
+def logs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("logs")
+    rng = np.random.default_rng(0)
+    ends = np.arange(60) % 10 == 9
+    log = {
+        "observations": rng.normal(size=(60, 3)).astype(np.float32),
+        "rewards": rng.normal(size=60),
+        "terminals": ends,
+        "timeouts": ends & False,
+    }
+    np.savez(folder / "integer.npz", **log, actions=rng.integers(0, 3, 60))
+    np.savez(folder / "real.npz", **log, actions=rng.uniform(-0.9, 0.9, (60, 2)))
+    np.savez(folder / "nan.npz", **(log | {"rewards": np.where(np.arange(60) == 23, np.nan, 1.0)}), actions=rng.integers(0, 3, 60))
+    (folder / "table.csv").write_text("\n".join(TABLE) + "\n")
+    (folder / "misspelt.csv").write_text("\n".join(TABLE).replace("reward", "rewrd") + "\n")
+    (folder / "empty.csv").write_text("")
+    (folder / "empty.npz").write_bytes(b"")
+    (folder / "text.npz").write_text("observations, actions, rewards\n")
+    (folder / "nothing").mkdir()
+    return folder
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Returns the exit code, and what was printed on stdout and stderr, of a command run in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main([str(a) for a in arguments])
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+MISTAKES = {
+    "missing file": ("train bc --data nowhere.npz", "nowhere.npz: no such file"),
+    "missing column": ("train bc --data misspelt.csv " + " ".join(COLUMNS), "no column 'reward'", "nearest is 'rewrd'"),
+    "not a number": ("train bc --data nan.npz", "'rewards' is not finite", "episode 2, step 3"),
+    "unknown algorithm": ("train iqll --data integer.npz", "unknown algorithm 'iqll'", "'iql'"),
+    "no algorithm": ("train --data integer.npz", "name an algorithm first", "iql"),
+    "unknown flag": ("train bc --data integer.npz --settings.lerning-rate 1", "unknown option --settings.lerning-rate", "--settings.learning-rate"),
+    "misplaced flag": ("train bc --data integer.npz --training.steps 1", "unknown option --training.steps", "--steps"),
+    "flag cut short": ("train bc --data integer.npz --resum", "unknown option --resum", "--resume"),
+    "stray word": ("train bc --data integer.npz extra", "extra"),
+    "unknown dataset": ("train bc --data gridworld/expart", "'gridworld/expart'", "'gridworld/expert'"),
+    "malformed value": ("train bc --data integer.npz --steps ten", "--steps", "'ten'"),
+    "value left out": ("train bc --data", "Missing value", "--data"),
+    "no data": ("train bc", "--data is missing"),
+    "no run": ("evaluate", "RUN is missing"),
+    "no environment": ("data collect --to x.npz", "ENVIRONMENT is missing"),
+    "real actions for integers": ("train q_learning --data real.npz", "needs integer actions", "td3_bc"),
+    "integer actions for real": ("train td3_bc --data integer.npz", "needs real-valued actions", "q_learning"),
+    "discount": ("train q_learning --data integer.npz --settings.discount 1.5", "discount is 1.5", "less than or equal to 1"),
+    "not finite": ("train bc --data integer.npz --settings.learning-rate nan", "learning_rate is nan"),
+    "infinite": ("train bc --data integer.npz --preprocessing.reward-scale inf", "reward_scale is inf"),
+    "overflow": ("train bc --data integer.npz --preprocessing.reward-scale 1e300", "rewards from", "reward_scale"),
+    "no episodes left": ("train bc --data integer.npz --preprocessing.best-episodes 0", "best_episodes is 0"),
+    "no seeds": ("train bc --data integer.npz --seeds 0", "--seeds is 0"),
+    "negative seed": ("train bc --data integer.npz --seed-list -1", "seed is -1"),
+    "seed twice": ("train bc --data integer.npz --seed-list 1 1", "seeds are (1, 1)"),
+    "no steps": ("train bc --data integer.npz --steps 0", "steps is 0"),
+    "evaluations at every step": ("train bc --data integer.npz --evaluation.every -1", "every is -1"),
+    "no device": ("train bc --data integer.npz --device meta", "device 'meta' cannot be used"),
+    "unknown recipe": ("train bc --data integer.npz --recipe nope", "unknown recipe 'nope'", "filtered_bc"),
+    "recipe of another": ("train bc --data integer.npz --recipe iql_locomotion", "is for iql"),
+    "environment of another shape": ("train bc --data integer.npz --env CartPole-v1", "CartPole-v1 has observations box[4] and the policy box[3]"),
+    "unknown environment": ("train bc --data integer.npz --env CartPol-v1", "'CartPole-v1'"),
+    "empty table": ("train bc --data empty.csv", "empty.csv"),
+    "empty archive": ("train bc --data empty.npz", "empty.npz"),
+    "text as archive": ("train bc --data text.npz", "text.npz: not a complete .npz"),
+    "directory of nothing": ("train bc --data nothing", "nothing: a directory"),
+    "evaluate nothing": ("evaluate nothing", "config.json: no such file"),
+    "evaluate nowhere": ("evaluate nowhere", "no such run"),
+    "evaluate a negative seed": ("evaluate nothing --seed -1", "seed is -1"),
+    "compare none": ("compare", "at least one run"),
+    "compare nothing": ("compare nothing", "nothing: has neither config.json"),
+    "plot nowhere": ("plot nowhere --to x.svg", "no such run directory"),
+    "unknown verb": ("trian", "unknown command 'trian'", "'train'"),
+    "unknown data verb": ("data validte x", "unknown command 'data validte'", "'data validate'"),
+    "convert to nowhere": ("data convert integer.npz", "--to is missing"),
+    "convert to the unknown": ("data convert integer.npz --to x.zzz", "x.zzz: of no known kind"),
+    "collect without a length": ("data collect CartPole-v1 --to x.npz", "episodes=None"),
+    "report to nowhere": ("data report integer.npz --html no/such/directory.html", "no/such/directory.html"),
+    "name too long": (f"train bc --data {'x' * 300}.npz", "File name too long"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_line(name: str, logs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(logs)
+    line, *words = MISTAKES[name]
+    training = line.startswith("train") and "--data " in line
+    more = ("--run", "run", *(() if "--steps" in line else TINY[:2]), *TINY[2:]) if training else ()
+    code, out, err = told(capsys, *line.split(), *more)
+    assert (code, out) == (2, ""), (out, err)
+    assert len(err.splitlines()) == 1 and "Traceback" not in err and not err.startswith("stitchrl: stitchrl"), err
+    assert err.startswith("stitchrl")
+    for word in words:
+        assert word in err, (word, err)
+    assert not (logs / "run").exists()
+
+
+@pytest.mark.parametrize("verb", [*VERBS, "train bc", "", "data"])
+def test_help_is_given(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, *verb.split(), "--help")
+    assert code == 0 and err == "" and len(out) > 100
+
+
+def test_debug_shows_where_a_mistake_was_found() -> None:
+    from stitchrl.core.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="unknown algorithm"):
+        main(["train", "nope", "--debug"])
+
+
+def test_help_takes_under_half_a_second() -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
+    program = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'src')!r}); sys.argv = ['stitchrl', '--help']; from stitchrl.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "evaluate" in done.stdout and resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before < 0.5
+
+
+def test_the_resolved_settings_are_printed_and_nothing_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = told(capsys, "train", "iql", "--data", "d", "--recipe", "iql_antmaze", "--settings.expectile", 0.6, "--print-config")
+    lines = dict(line.split(": ", 1) for line in out.splitlines())
+    settings = json.loads(lines["settings"])
+    assert code == 0 and err == "" and lines["algorithm"] == "iql"
+    assert settings["expectile"] == 0.6 and settings["inverse_temperature"] == 10.0  # the flag's, and the recipe's
+    assert json.loads(lines["preprocessing"])["reward_shift"] == -1.0 and list(tmp_path.iterdir()) == []
+
+
+def test_a_faulty_log_is_told_with_exit_code_1_and_a_sound_one_with_0(
+    logs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert told(capsys, "data", "validate", logs / "integer.npz")[0] == 0
+    code, out, _ = told(capsys, "data", "validate", logs / "nan.npz", "--json", tmp_path / "found.json")
+    assert code == 1 and "episode 2, step 3" in out
+    assert json.loads((tmp_path / "found.json").read_text())["errors"] == 1
+
+
+def test_a_report_is_written_as_json_and_html(logs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = told(capsys, "data", "report", logs / "integer.npz", "--json", tmp_path / "r.json", "--html", tmp_path / "r.html")
+    assert code == 0 and "60 steps" in out
+    assert {"report", "findings"} <= json.loads((tmp_path / "r.json").read_text()).keys()
+    assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_a_table_trains_directly(logs: Path, tmp_path: Path) -> None:
+    stitchrl(tmp_path, "train", "bc", "--data", logs / "table.csv", "--run", "run", *TINY, *COLUMNS).succeeded()
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["steps"] == 2 and config["data"]["episodes"] == 2 and config["spec"]["observation"]["shape"] == [2]
+
+
+def test_the_whole_way_round(tmp_path: Path) -> None:
+    """Random actions in CartPole become a log, the log a policy, the policy returns, the returns a comparison and curves."""
+
+    def do(*arguments: object) -> str:
+        return stitchrl(tmp_path, *arguments).succeeded().out
+
+    assert "in 20 episodes" in do("data", "collect", "CartPole-v1", "--to", "log.npz", "--episodes", 20)
+    assert "converted" in do("data", "convert", "log.npz", "--to", "converted")
+    assert do("data", "show", "log.npz").splitlines()[-1:] != [] and "CartPole-v1" in do("data", "show", "converted")
+    small = (
+        "--steps",
+        60,
+        "--batch-size",
+        16,
+        "--settings.hidden",
+        16,
+        "--log-every",
+        20,
+        "--logging.no-tensorboard",
+        "--evaluation.episodes",
+        2,
+    )
+    for name, algorithm in (("a", "bc"), ("b", "q_learning")):
+        assert "return" in do("train", algorithm, "--data", "converted", "--run", name, "--seeds", 2, *small, "--evaluation.every", 20)
+        assert (tmp_path / name / "report.html").exists() and (tmp_path / name / "card.md").exists()
+    told = do("evaluate", "a", "--episodes", 3, "--json", "evaluated.json")
+    evaluated = json.loads((tmp_path / "evaluated.json").read_text())
+    assert np.shape(evaluated["returns"]) == (2, 3) and "CartPole-v1" in told
+    assert f"return {np.mean(evaluated['returns']):.4g} " in told
+    compared = do("compare", "a", "b", "--json", "compared.json", "--html", "compared.html")
+    assert "a" in compared and "b" in compared and json.loads((tmp_path / "compared.json").read_text())
+    for file in do("plot", "a", "b", "--to", "plots").splitlines():
+        assert (tmp_path / file).stat().st_size > 1_000
+    behaviour = do("data", "collect", "CartPole-v1", "--to", "second.npz", "--episodes", 2, "--behaviour", "a", "random", "--epsilon", 0.1)
+    assert "in 2 episodes" in behaviour
