@@ -24,11 +24,12 @@ BLOCK_STEPS = 64
 @final
 @dataclass(frozen=True)
 class Block:
-    """`table [M, width]`, `index [K, S, B]` into it, `noise[name] [K, S, …]`; no `S` axis for one seed."""
+    """`table [M, width]`, `index [K, S, B]` into it, `noise[name] [K, S, …]`; no `S` axis for one seed. `rows [K, S, B]` are the log's."""
 
     table: Tensor
     index: Tensor
     noise: dict[str, Tensor]
+    rows: Tensor
 
     def step(self, k: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns table, index and noise of the block's k-th step."""
@@ -57,7 +58,7 @@ class Blocks:
             for name, kind in sorted(self.noise.items())
         }
         table, position = self.rows.gather(index)
-        return Block(table, position, noise)
+        return Block(table, position, noise, index)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the generators' states at the start of the present block, by name: what a checkpoint holds."""

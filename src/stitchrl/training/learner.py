@@ -123,10 +123,11 @@ class Learner:
         return f"{', '.join(sorted(wrong))} of seed {', '.join(map(str, which))}" if wrong else ""
 
     def last_batch(self) -> tuple[Tensor, Tensor]:
-        """Returns the packed rows and positions of the present step's batch."""
+        """Returns the packed rows of the present step's batch and their numbers in the log."""
         assert self._block is not None
-        table, index, _ = self._block.step(self.step % BLOCK_STEPS)
-        return table[index], index
+        k = self.step % BLOCK_STEPS
+        table, index, _ = self._block.step(k)
+        return table[index], self._block.rows[k]
 
     def read_metrics(self) -> dict[str, list[float]]:
         """Returns the mean of each loss and metric since the last call, one number a seed, and starts anew."""
