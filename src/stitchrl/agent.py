@@ -219,6 +219,8 @@ def _described(config: Mapping[str, Any], arrays: dict[str, np.ndarray], directo
         raise ValueError(f"seeds are {str(seeds)[:100]}; expected a list of different integers")
     for seed in seeds:
         randomness.stream_seed(seed, "acting")  # raises for one that is no seed
+    if not isinstance(config["settings"], dict):
+        raise TypeError(f"settings are {str(config['settings'])[:100]}; expected an object")
     kind, settings = algorithms.find(config["algorithm"])
     spec = Spec.from_json(config["spec"])
     transforms = from_state(config["transforms"], arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, final
@@ -27,12 +28,12 @@ class Affine:
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """Returns the column as the learner sees it, float32."""
-        flat: np.ndarray = x.reshape(len(x), -1) * self.scale + self.shift
+        flat: np.ndarray = x.reshape(len(x), math.prod(x.shape[1:])) * self.scale + self.shift
         return flat.astype(np.float32).reshape(x.shape)
 
     def inverse(self, x: np.ndarray) -> np.ndarray:
         """Returns the column as the log has it, float32."""
-        flat: np.ndarray = (x.reshape(len(x), -1) - self.shift) / self.scale
+        flat: np.ndarray = (x.reshape(len(x), math.prod(x.shape[1:])) - self.shift) / self.scale
         return flat.astype(np.float32).reshape(x.shape)
 
 
