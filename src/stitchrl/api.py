@@ -14,7 +14,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.judge import Evaluation
+from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.rollout import Rollout, rollout
 from stitchrl.experiment import Preprocessing, Result, plan, run_experiment
 from stitchrl.recipes import datasets
@@ -72,6 +72,7 @@ def evaluate(
 ) -> Rollout:
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more."""
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
+    check_task(acting.spec, environment, {})
     return rollout(
         lambda observations, _: acting.act(observations, sampled=sampled),
         environment,

@@ -56,6 +56,8 @@ class OnlineLearner:
         self.algorithm = algorithm
         self.environment = make(environment)
         self.spec: Spec = spec_of(self.environment)
+        if kind.action_space not in ("any", "discrete" if isinstance(self.spec.action, Discrete) else "box"):
+            raise ConfigError(f"'{algorithm}' does not learn actions such as those of {environment}: it needs {kind.action_space} ones")
         self.transforms = scales.scale_action_space(self.spec)
         self.online, self.seed = online, seed
         inner = scales.learner_spec(self.spec, self.transforms)

@@ -143,5 +143,14 @@ def check_fits(policy: Spec, task: Spec, environment: str) -> None:
             )
 
 
+def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where policies of a spec cannot act in an environment, or it cannot be had."""
+    from stitchrl.environments.make import make, spec_of
+
+    opened = make(environment, **options)
+    check_fits(policy, spec_of(opened), environment)
+    opened.close()
+
+
 def _words(space: Space) -> str:
     return f"discrete({space.n})" if isinstance(space, Discrete) else f"box{list(space.shape)}"

@@ -40,16 +40,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     check_settings(a, "stitchrl evaluate")
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
-    from stitchrl.environments.make import make, spec_of
-    from stitchrl.evaluation.judge import check_fits
+    from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.references import reference_for
     from stitchrl.evaluation.rollout import rollout
 
     agent = load(a.run)
     environment, options, reference_data = _environment(a)
-    opened = make(environment, **options)
-    check_fits(agent.spec, spec_of(opened), environment)
-    opened.close()
+    check_task(agent.spec, environment, options)
     result = rollout(
         lambda observations, _: agent.act(observations, sampled=a.sampled), environment, episodes=a.episodes, seeds=list(agent.seeds),
         seed=a.seed, discount=a.discount, parallel=a.parallel, processes=a.processes, environment_options=options,

@@ -1,0 +1,123 @@
+"""The Python face: fit and predict, train and evaluate, with the same checks as the command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stitchrl
+from stitchrl import api
+from stitchrl.core.errors import CheckpointError, ConfigError, DataError
+from stitchrl.core.records import Logging
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.training.learner import Training
+
+QUIET = Logging(tensorboard=False, quiet=True)
+
+
+@pytest.fixture
+def log() -> Dataset:
+    """400 steps of a bandit: the second action is taken where the observation is above 0, and rewarded there."""
+    x = np.random.default_rng(0).normal(size=(400, 1)).astype(np.float32)
+    actions = (x[:, 0] > 0).astype(np.int64)
+    columns = {
+        "observations": x,
+        "actions": actions,
+        "rewards": np.ones(400, np.float32),
+        "terminals": np.ones(400, bool),
+        "timeouts": np.zeros(400, bool),
+    }
+    return Dataset(Spec(Box((1,)), Discrete(2)), columns, np.arange(401), x, {"name": "bandit"})
+
+
+def test_fit_learns_and_predict_acts(log: Dataset, tmp_path: Path) -> None:
+    estimator = stitchrl.BC(learning_rate=0.01, hidden=(16,))
+    assert estimator.fit(log, steps=150, batch_size=64, device="cpu") is estimator
+    x = np.array([[-1.0], [-0.3], [0.3], [1.0]])
+    assert estimator.predict(x).tolist() == [0, 0, 1, 1]
+    estimator.save(tmp_path / "policy")
+    assert stitchrl.load_policy(tmp_path / "policy").predict(x).tolist() == [0, 0, 1, 1]
+
+
+def test_predict_and_save_before_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="predict was called before fit"):
+        stitchrl.IQL().predict(np.zeros((1, 1)))
+    with pytest.raises(ConfigError, match="save was called before fit"):
+        stitchrl.IQL().save(tmp_path)
+
+
+def test_a_wrong_setting_is_told_when_the_estimator_is_made() -> None:
+    with pytest.raises(ConfigError, match=r"'expectil'. Did you mean 'expectile'"):
+        stitchrl.IQL(expectil=0.7)
+    with pytest.raises(ConfigError, match="expectile is 1.0"):
+        stitchrl.IQL(expectile=1.0)
+
+
+def test_every_algorithm_has_a_name_in_python_and_no_other_name_has() -> None:
+    from stitchrl import algorithms
+
+    made = {"BC": "bc", "CQL": "cql", "IQL": "iql", "QLearning": "q_learning", "SAC": "sac", "TD3BC": "td3_bc"}
+    assert set(algorithms.names()) == set(made.values())
+    for name, algorithm in made.items():
+        assert getattr(stitchrl, name)().algorithm == algorithm
+    for name in ("bc", "DQN", "_BC"):
+        assert api.estimator_named(name) is None
+    with pytest.raises(AttributeError, match="DQN"):
+        stitchrl.DQN  # noqa: B018
+
+
+def test_train_writes_a_run_and_says_what_it_learned(log: Dataset, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"settings": {"hidden": [4]}, "training": {"steps": 4, "batch_size": 8, "device": "cpu"}, "logging": QUIET}
+    result = stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **small)
+    assert result.step == 4 and result.agent.seeds == (5, 3) and (tmp_path / "run" / "report.html").exists()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["data"]["source"] == "bandit"
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **small)
+    assert stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], resume=True, **small).step == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"training": {"step": 3}}, "training: unknown setting 'step'. Did you mean 'steps'"),
+        ({"training": {"steps": "many"}}, "training: steps is 'many'"),
+        ({"training": 3}, "Training: expected a mapping of settings; found 3$"),
+        ({"preprocessing": {"reward_scale": float("inf")}}, "reward_scale is inf"),
+        ({"evaluation": {"episodes": 0}}, "evaluation: episodes is 0"),
+        ({"seeds": 0}, "seeds are 0"),
+    ],
+)
+def test_wrong_options_are_named_before_the_data_are_read(tmp_path: Path, options: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        stitchrl.train("bc", "nowhere.npz", run=tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_are_not_there_are_told() -> None:
+    with pytest.raises(DataError, match=r"nowhere.npz: no such file"):
+        stitchrl.load("nowhere.npz")
+    with pytest.raises(ConfigError, match="'gridworld/mixed'"):
+        stitchrl.load("gridworld/mixd")
+
+
+def test_evaluate_returns_what_a_policy_earns(tmp_path: Path) -> None:
+    """Untrained policies of CartPole fall within a few dozen steps, and earn 1 for each."""
+    x = np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32)
+    columns = {
+        "observations": x, "actions": np.arange(30) % 2, "rewards": np.ones(30, np.float32),
+        "terminals": np.arange(30) % 10 == 9, "timeouts": np.zeros(30, bool),
+    }  # fmt: skip
+    log = Dataset(Spec(Box((4,)), Discrete(2)), columns, np.array([0, 10, 20, 30]), x[:3], {})
+    training = Training(steps=2, batch_size=4, device="cpu")
+    result = stitchrl.train("bc", log, run=tmp_path / "run", seeds=2, settings={"hidden": (4,)}, training=training, logging=QUIET)
+    earned = stitchrl.evaluate(result.agent, "CartPole-v1", episodes=3)
+    again = stitchrl.evaluate(tmp_path / "run", "CartPole-v1", episodes=3)
+    assert earned.returns.shape == (2, 3) and (earned.returns == earned.lengths).all() and (earned.returns >= 8).all()
+    assert np.array_equal(earned.returns, again.returns)
+    with pytest.raises(ConfigError, match=r"observations box\[2\] and the policy box\[4\]"):
+        stitchrl.evaluate(result.agent, "MountainCar-v0", episodes=1)
