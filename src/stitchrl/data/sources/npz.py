@@ -22,7 +22,7 @@ from stitchrl.data.sources import arrays
 MAX_BYTES = 64 << 30  # of all arrays together
 _MAX_RATIO, _RATIO_FREE = 300, 256 << 20  # below 256 MiB any ratio is harmless; frames of Atari reach 150
 _MAX_DIRECTORY = 4 << 20
-_CHUNK = 4 << 20
+_CHUNK = 1 << 18
 _BAD_ZIP = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError, ValueError, struct.error, OverflowError)
 
 
