@@ -24,6 +24,7 @@ from stitchrl.data.episode_checks import (
     check_groups,
     check_leakage,
     check_piled_lengths,
+    check_reading,
     check_time,
     episode_digests,
 )
@@ -40,6 +41,7 @@ CHECKS: tuple[Callable[[Dataset], list[Finding]], ...] = (
     check_observation_space,
     check_actions,
     check_propensities,
+    check_reading,
     check_ends,
     check_stored_next,
     check_piled_lengths,

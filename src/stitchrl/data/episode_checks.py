@@ -10,11 +10,33 @@ import numpy as np
 from stitchrl.core.spec import Box, Discrete
 from stitchrl.data.column_checks import at_rows
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.findings import SHOWN, Finding
+from stitchrl.data.findings import SHOWN, Finding, Severity
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 SAMPLE = 100_000  # steps that the leakage checks look at
+
+
+def check_reading(dataset: Dataset) -> list[Finding]:
+    """Returns what the reader had to leave out or decide, as it noted in the metadata."""
+    found, noted = [], dataset.metadata
+    if dropped := int(noted.get("dropped_transitions") or 0):
+        episodes = int(noted.get("dropped_episodes") or 0)
+        message = f"{dropped:,} steps were left out when the file was read: the last of an episode, where nothing tells what followed it"
+        message += f"; {episodes:,} episodes of one step went with them" if episodes else ""
+        advice = (
+            "If the task ended there, say so in a column of terminals: the step and its reward count then. Else add the final observations."
+        )
+        severity: Severity = "note" if noted.get("layout") == "ogbench" else "warning"
+        found.append(Finding("dropped-step", severity, message, "terminals", (), (), dropped, advice))
+    if both := int(noted.get("terminal_and_timeout") or 0):
+        message = f"{both:,} steps of the file were marked both terminal and timeout"
+        advice = "They count as terminals. Clear the terminal where only the clock ended the episode."
+        found.append(Finding("terminal-and-timeout", "warning", message, "terminals", (), (), both, advice))
+    if (episode := noted.get("unfinished_episode")) is not None:
+        message = f"the last episode ({int(episode):,}) ends with neither a terminal nor a timeout; it counts as cut off"
+        found.append(Finding("open-end", "note", message, "timeouts", (int(episode),), (), 1, "Value is added after its last step."))
+    return found
 
 
 def check_ends(dataset: Dataset) -> list[Finding]:

@@ -39,4 +39,6 @@ def load(name_or_path: str | Path, **options: Any) -> Dataset:
         raise ConfigError(f"{text!r} is neither a file nor a built-in dataset. {hint}")
     from stitchrl.data.sources import read
 
-    return read(path.expanduser(), **options)
+    dataset = read(path.expanduser(), **options)
+    dataset.metadata.setdefault("name", path.name)  # what messages and reports call it
+    return dataset

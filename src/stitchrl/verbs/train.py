@@ -111,6 +111,8 @@ def _run(name: str, a: Any) -> int:
     seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
     made = plan(name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation)
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
+    if left_out := dataset.metadata.get("dropped_transitions"):
+        print(f"{a.data}: {left_out:,} last steps were left out when reading; `stitchrl data validate` tells why", file=sys.stderr)
     environment, options = environment_of(dataset, a.env)
     path = Path(a.run) if a.run else Path("runs") / f"{name}-{_plain(str(dataset.metadata.get('name', Path(a.data).stem)))}"
     with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:

@@ -377,3 +377,20 @@ def test_any_bad_cell_is_found_where_it_is(seed: int, episode: int, dimension: i
 def test_the_order_of_episodes_changes_no_code(order: list[int]) -> None:
     data = changed(point_mass(), actions=((7, 0), 3.0), terminals=(29, True))
     assert [f.code for f in examine(data.select(order))] == [f.code for f in examine(data.select(range(20)))]
+
+
+def test_what_the_reader_left_out_is_told() -> None:
+    steps = 8
+    log = Dataset.from_flat(
+        np.arange(steps, dtype=np.float32)[:, None] ** 2,
+        np.linspace(-0.9, 0.9, steps, dtype=np.float32)[:, None],
+        np.arange(steps, dtype=np.float32),
+        np.zeros(steps, np.bool_),
+        np.isin(np.arange(steps), (3, 7)),  # two episodes that the clock ended, and nothing of what followed
+    )
+    [found] = [f for f in examine(log) if f.code == "dropped-step"]
+    assert (found.severity, found.count, found.column) == ("warning", 2, "terminals")
+    ended = Dataset.from_flat(
+        log.observations, log.actions, log.rewards, np.isin(np.arange(len(log)), (2, 5)), np.zeros(len(log), np.bool_)
+    )
+    assert not [f for f in examine(ended) if f.code == "dropped-step"]

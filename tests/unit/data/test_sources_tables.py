@@ -145,3 +145,10 @@ def test_a_schema_is_read_from_a_small_file(tmp_path: Path) -> None:
         TableSchema.from_mapping({"rewards": "r"})
     with pytest.raises(ConfigError, match="sort is 'yes'; expected true or false"):
         TableSchema.from_mapping({"sort": "yes"})
+
+
+def test_nan_in_a_cell_is_a_number_for_the_examination_to_find(tmp_path: Path) -> None:
+    file = tmp_path / "stays.csv"
+    file.write_text(ROWS.replace("70,1.1,2.1", "70,nan,2.1"))
+    log = csv.read(file, schema=SCHEMA)
+    assert np.isnan(log.observations).sum() == 1

@@ -63,6 +63,11 @@ def read(
     if any(frame.null_count().row(0)):
         _check_cells(source, len(names), path.name)
     sink = Sink(None, max_bytes)
+    for name, kind in frame.schema.items():  # "nan" and "inf" make a column text; they are numbers, for the examination to find
+        if kind == pl.String and name not in resolved.text_columns():
+            numbers = frame[name].cast(pl.Float64, strict=False)
+            if numbers.null_count() == frame[name].null_count():
+                frame = frame.with_columns(numbers)
     put_frame(frame, resolved.text_columns(), path.name, sink)
     return build(sink.columns(), resolved, path.name, spec, metadata)
 
