@@ -261,6 +261,25 @@ def test_a_compiled_step_is_the_plain_step(case: Case, seeds: tuple[int, ...]) -
         assert one[name] == pytest.approx(two[name], rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own imports
+@pytest.mark.slow
+def test_compiled_learners_do_not_share_what_was_compiled_for_another() -> None:
+    torch.compiler.reset()
+    pairs = []
+    for rate in (1e-3, 1e-2):  # a constant in what is compiled
+        case = Case("bc", "box", {"learning_rate": rate})
+        plain, compiled = (case.learner(precision="float64", batch_size=8) for _ in range(2))
+        compiled.compiled = True
+        pairs.append((plain, compiled))
+    for _ in range(3):
+        for plain, compiled in pairs:
+            advance(plain, 1)
+            advance(compiled, 1)
+    assert largest_difference(weights(pairs[0][0]), weights(pairs[1][0])) > 1e-4
+    for plain, compiled in pairs:
+        assert largest_difference(weights(plain), weights(compiled)) < 1e-9
+
+
 def test_a_compiled_step_is_one_graph() -> None:
     with pytest.raises(torch._dynamo.exc.Unsupported):
         prepare(lambda table, index, noise: print(table.sum().item()), compiled=True, device=torch.device("cpu"))(ONES, ONES, {})
