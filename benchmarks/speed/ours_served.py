@@ -73,22 +73,14 @@ class Learners:
 
         from stitchrl import algorithms
         from stitchrl.core.settings import read_settings
-        from stitchrl.training import compilation
         from stitchrl.training.learner import Learner, Training
 
         name, settings = OURS[algorithm]
         kind, config_kind = algorithms.find(name)
         config = read_settings(config_kind, {"hidden": floor.HIDDEN, **settings}, name)
         spec, rows = self._dataset_rows(algorithm == "discrete_cql")
-        training = Training(steps=1_000_000, batch_size=BATCH, compile="on" if mode == "compiled" else "off", device=self._device)
+        training = Training(steps=1_000_000, batch_size=BATCH, compile="off" if mode == "eager" else "on", device=self._device)
         learner = Learner(kind, config, spec, rows, range(seeds), training, torch.device(self._device))
-        if mode == "eager" and self._device != "cpu":  # what a step would cost without its graph
-            captured, compilation.prepare = compilation.prepare, lambda step, **_: step
-            try:
-                learner.advance()
-                learner.advance()
-            finally:
-                compilation.prepare = captured
 
         def take(count: int) -> None:
             for _ in range(count):
