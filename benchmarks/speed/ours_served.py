@@ -7,7 +7,7 @@ Started as `python ours_served.py [--transitions 1000000] [--threads 1] [--devic
     steps MODE ALGORITHM SEEDS N   {"seconds"}: N gradient steps of all seeds at once, sampling included; prepared first if it was not
     drop                           {}: forgets all learners
     ingest PATH                    {"seconds", "read_seconds", "added_megabytes", "peak_added_megabytes", "transitions"}: an npz file into
-                                   our Dataset and packed rows on the device, in a fresh process, imports not counted
+                                   our Dataset and the rows of the first 64 batches on the device, in a fresh process, imports not counted
     load PATH                      the same for numpy.load alone, columns kept: the least that any library has to do
     quit                           {}
 
@@ -149,8 +149,13 @@ def ingest_here(path: Path, device: str, alone: bool) -> Reply:
     else:
         dataset = npz.read(path)
         read = time.perf_counter()
-        kept = dataset, rows_of(dataset, Transitions(), [], torch.device(device), 1 << 40)
+        rows = rows_of(dataset, Transitions(), [], torch.device(device), 1 << 40)
         size = len(dataset)
+        kept = (
+            dataset,
+            rows,
+            rows.gather(torch.randint(size, (64, BATCH), device=device)),
+        )  # what 64 steps read, also where rows are streamed
         if device != "cpu":
             torch.cuda.synchronize()
     seconds = time.perf_counter() - started
