@@ -107,7 +107,8 @@ def _ingest(lines: list[Line]) -> list[str]:
     size = next(line["transitions"] for line in lines if line["kind"] == "run")
     head = ["", "seconds", "added MB", "peak added MB", "× d3rlpy's speed"]
     about = f"An uncompressed npz of {size:,} transitions to where the first batch can be drawn, a fresh process each time, imports not"
-    about += " counted; ours: the Dataset, kept, and the packed rows of the first 64 batches. `numpy.load` alone is the least that any library has to do."
+    about += " counted; ours: the Dataset, kept, and the packed rows of the first 64 batches."
+    about += " `numpy.load` alone is the least that any library has to do."
     return ["## Ingest", "", about, "", *_table(head, rows)]
 
 
