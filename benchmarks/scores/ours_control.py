@@ -30,6 +30,7 @@ SETTINGS = {
     "iql": {"expectile": 0.7, "inverse_temperature": 3.0},
     "cql": {
         "conservatism": 5.0,
+        "mean_backup": True,  # d3rlpy values the next state by the mean action, the paper's code by a sampled one: here as there
         "sampled_actions": 10,
         "actor_learning_rate": 1e-4,
         "critic_learning_rate": 3e-4,
@@ -74,7 +75,7 @@ def main() -> None:
         print("already recorded")
         return
     began, processor = time.perf_counter(), time.process_time()
-    path = Path("runs") / f"control-{a.algorithm}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
+    path = Path("runs") / f"control-{a.algorithm}-mean-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
     resume = (path / "config.json").exists()
     result = run_experiment(
         made,

@@ -216,11 +216,10 @@ CQL_NOISE = {
 }
 
 
-@pytest.mark.parametrize("backup", ["value", "entropy", "max"])
+@pytest.mark.parametrize("backup", ["value", "entropy", "max", "mean"])
 def test_continuous_cql_by_importance_sampling(backup: str) -> None:
-    config = CQLConfig(
-        hidden=(), discount=0.5, sampled_actions=2, conservatism=3.0, entropy_backup=backup == "entropy", max_target_backup=backup == "max"
-    )
+    chosen = {"entropy": {"entropy_backup": True}, "max": {"max_target_backup": True}, "mean": {"mean_backup": True}}.get(backup, {})
+    config = CQLConfig(hidden=(), discount=0.5, sampled_actions=2, conservatism=3.0, **chosen)
     algorithm = continuous(CQL, config)
     with torch.no_grad():
         algorithm.temperature.value.fill_(math.log(0.4))
@@ -239,6 +238,7 @@ def test_continuous_cql_by_importance_sampling(backup: str) -> None:
     following = {
         "value": (q_values(s_next, next_action) + 1).min(0)[0],
         "entropy": (q_values(s_next, next_action) + 1).min(0)[0] - 0.4 * log_next_action[0],
+        "mean": (q_values(s_next, squashed(MEAN, STD, np.zeros((1, 2)))[0]) + 1).min(0)[0],
         "max": (q_values(s_next, at_next) + 1).min(0).max(),
     }[backup]
     assert metrics["conservative_gap"] == pytest.approx(gap.mean())
@@ -261,9 +261,9 @@ def test_importance_sampling_estimates_the_log_sum_exp() -> None:
 
 
 def test_cql_refuses_settings_that_cannot_hold_together() -> None:
-    with pytest.raises(ConfigError, match="both on"):
+    with pytest.raises(ConfigError, match="at most one"):
         build(CQL, CQLConfig(max_target_backup=True, entropy_backup=True), TWO, 0)
-    for settings in ({"max_target_backup": True}, {"entropy_backup": True}):
+    for settings in ({"max_target_backup": True}, {"entropy_backup": True}, {"mean_backup": True}):
         with pytest.raises(ConfigError, match="discrete"):
             build(CQL, CQLConfig(**settings), CHOICE, 0)
 

@@ -21,7 +21,7 @@ from stitchrl.nn.actors import GreedyPolicy, SquashedGaussianActor
 from stitchrl.nn.mlp import Critic, Scalar
 
 CONTINUOUS_ONLY = (
-    "sampled_actions", "max_target_backup", "entropy_backup", "target_entropy", "actor_learning_rate", "temperature_learning_rate",
+    "sampled_actions", "max_target_backup", "mean_backup", "entropy_backup", "target_entropy", "actor_learning_rate", "temperature_learning_rate",
 )  # fmt: skip
 
 
@@ -37,6 +37,8 @@ class CQLConfig:
     """actions drawn from each of three proposals (uniform, the policy at s, the policy at s') for the log-sum-exp; continuous only"""
     max_target_backup: bool = False
     """value the next state by the best of the sampled next actions; continuous only"""
+    mean_backup: bool = False
+    """value the next state by the policy's mean action instead of a sampled one: not in the paper or its code; d3rlpy does; continuous only"""
     entropy_backup: bool = False
     """count the next step's entropy in the target; continuous only"""
     target_entropy: float | None = None
@@ -62,8 +64,10 @@ class CQL(Algorithm):
         super().__init__(config, spec)
         optimizers = {"critic": Adam(config.critic_learning_rate)}
         self.discrete = is_discrete(spec)
-        if config.max_target_backup and config.entropy_backup:
-            raise ConfigError("cql: max_target_backup and entropy_backup are both on; the best of sampled actions has no entropy to count")
+        if config.max_target_backup + config.entropy_backup + config.mean_backup > 1:
+            raise ConfigError(
+                "cql: of max_target_backup, mean_backup and entropy_backup at most one can be on; each says how the next state is valued"
+            )
         if self.discrete:
             refuse_changed(config, CONTINUOUS_ONLY, "with discrete actions")
         else:
@@ -111,7 +115,7 @@ class CQL(Algorithm):
                 v_next = self.target_critic(s_next.expand(at_s_next.shape[0], *s_next.shape), at_s_next).amin(0).amax(0)  # [B]
             else:
                 a_next, log_next = self.actor.sample(s_next, noise["next_action"])
-                v_next = self.target_critic(s_next, a_next).amin(0)
+                v_next = self.target_critic(s_next, self.actor(s_next) if c.mean_backup else a_next).amin(0)
                 if c.entropy_backup:
                     v_next = v_next - self.temperature().exp() * log_next
             q_target = r + c.discount * (1 - terminal) * v_next
