@@ -24,16 +24,18 @@ class Progress:
     def __enter__(self) -> Progress:
         if not self.quiet and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
             from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.table import Column
 
+            fixed, rest = Column(no_wrap=True), Column(no_wrap=True, ratio=1, overflow="ellipsis")
             columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[losses]}"),
+                TextColumn("{task.description}", table_column=fixed),
+                BarColumn(bar_width=10, table_column=fixed),
+                TextColumn("{task.completed:,.0f}/{task.total:,.0f}", table_column=fixed),
+                TimeRemainingColumn(compact=True, table_column=fixed),
+                TextColumn("{task.fields[losses]}", table_column=rest),
             )
-            self.bar = Progress(*columns, console=Console(stderr=True))
+            self.bar = Progress(*columns, console=Console(stderr=True), expand=True)
             self.bar.start()
         return self
 
