@@ -53,16 +53,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
+    parser.add_argument("--order", choices=("joint", "sequential"), default="joint")
     parser.add_argument("--raw", type=Path, default=Path("benchmarks/scores/raw/control.jsonl"))
     a = parser.parse_args()
     made = plan(
         a.algorithm,
         settings=SETTINGS[a.algorithm] | {"hidden": (256, 256)},
         seeds=a.seeds,
-        training=Training(steps=a.steps, threads=1, compile=a.compile, log_every=1000, save_every=5000),
+        training=Training(steps=a.steps, threads=1, compile=a.compile, order=a.order, log_every=1000, save_every=5000),
         preprocessing=PREPROCESSING[a.algorithm],
     )
-    settings = to_json(made.settings) | {"preprocessing": to_json(made.preprocessing), "environment": a.environment}
+    settings = to_json(made.settings) | {"preprocessing": to_json(made.preprocessing), "environment": a.environment, "order": a.order}
     identity = {
         "library": "stitchrl",
         "version": __version__,
@@ -75,7 +76,7 @@ def main() -> None:
         print("already recorded")
         return
     began, processor = time.perf_counter(), time.process_time()
-    path = Path("runs") / f"control-{a.algorithm}-mean-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
+    path = Path("runs") / f"control-{a.algorithm}-{a.order}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
     resume = (path / "config.json").exists()
     result = run_experiment(
         made,

@@ -89,7 +89,10 @@ class CQL(Algorithm):
         return {"action": Normal(one), "next_action": Normal(one), "random": Uniform(many), "at_s": Normal(many), "at_s_next": Normal(many)}
 
     def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
-        losses, metrics = self._discrete_critic(batch, due) if self.discrete else self._continuous_critic(batch, noise, due)
+        losses: Losses = {}
+        metrics: Metrics = {}
+        if due & {"critic", "multiplier"}:
+            losses, metrics = self._discrete_critic(batch, due) if self.discrete else self._continuous_critic(batch, noise, due)
         if not self.discrete:
             self._soft_actor(batch, noise, due, losses, metrics)
         return losses, metrics
