@@ -15,7 +15,8 @@ HERE = Path(__file__).parent
 NAMES = {
     "td3_bc": ("TD3+BC", "td3_bc"),
     "iql": ("IQL", "iql"),
-    "cql/mean": ("CQL, mean backup as d3rlpy's", "cql"),
+    "cql/mean/sequential": ("CQL, mean backup and sequential order as d3rlpy's", "cql"),
+    "cql/mean": ("CQL, mean backup", "cql"),
     "cql": ("CQL, sampled backup as the paper's code", "cql"),
 }
 
@@ -29,6 +30,7 @@ def main() -> None:
         assert reference is not None
         value = float(np.mean(normalized_score(np.array(row["returns"]), reference)))
         kind = "cql/mean" if row["settings"].get("mean_backup") else row["algorithm"]
+        kind += "/sequential" if row["settings"].get("order") == "sequential" else ""
         scores[row["library"]][row["data"], kind, row["steps"]][row["seed"]] = value
         versions[row["library"]] = row["version"]
     lines = [
