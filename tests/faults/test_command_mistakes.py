@@ -81,6 +81,7 @@ MISTAKES = {
     "evaluations at every step": ("train bc --data integer.npz --evaluation.every -1", "every is -1"),
     "no device": ("train bc --data integer.npz --device meta", "device 'meta' cannot be used"),
     "unknown recipe": ("train bc --data integer.npz --recipe nope", "unknown recipe 'nope'", "filtered_bc"),
+    "recipe of another, in one word": ("train bc --data integer.npz --recipe=iql_locomotion", "is for iql"),
     "recipe of another": ("train bc --data integer.npz --recipe iql_locomotion", "is for iql"),
     "environment of another shape": ("train bc --data integer.npz --env CartPole-v1", "CartPole-v1 has observations box[4] and the policy box[3]"),
     "unknown environment": ("train bc --data integer.npz --env CartPol-v1", "'CartPole-v1'"),

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,25 @@ _KEYS = {"format", "version", "steps", "episodes", "spec", "columns", "metadata"
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,150}\.npy")
 _LARGEST_JSON = 16 << 20
 _CHUNK = 1 << 24  # bytes
+
+
+def replace_file(path: Path, write_to: Callable[[str], Any]) -> None:
+    """Calls `write_to(temporary path)` and puts the outcome at `path`, on disk and complete or not at all. Raises DataError."""
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
+    try:
+        write_to(temporary)
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise DataError(f"{path}: could not be written ({str(error)[:120]}); nothing was left behind") from None
+    finally:
+        Path(temporary).unlink(missing_ok=True)
 
 
 def save_dataset(dataset: Dataset, directory: Path, overwrite: bool = False) -> None:

@@ -82,7 +82,7 @@ def train(arguments: Sequence[str]) -> int:
 def _train(name: str, rest: list[str]) -> int:
     from stitchrl.recipes import published
 
-    settings, preprocessing, rest = _recipe(name, rest)
+    settings, preprocessing = _recipe(name, rest)
     default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing)
     about = f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}."
     a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
@@ -130,23 +130,23 @@ def _run(name: str, a: Any) -> int:
     return 0
 
 
-def _recipe(name: str, rest: list[str]) -> tuple[Any, Any, list[str]]:
-    """The defaults that `--recipe NAME` sets, and the other arguments."""
+def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing]:
+    """The defaults of settings and preprocessing that `--recipe NAME` or `--recipe=NAME` sets."""
     from stitchrl.core.settings import read_settings
     from stitchrl.recipes import published
 
     config = algorithms.find(name)[1]
-    if "--recipe" not in rest:
-        return config(), Preprocessing(), rest
-    at = rest.index("--recipe")
-    if at + 1 >= len(rest):
+    flag, _, asked = next((word for word in rest if word.partition("=")[0] == "--recipe"), "").partition("=")
+    if not flag:
+        return config(), Preprocessing()
+    if not asked:
+        asked = next(iter(rest[rest.index(flag) + 1 :]), "") if flag in rest else ""
+    if not asked:
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
-    found = published.recipe(rest[at + 1])
+    found = published.recipe(asked)
     if found.algorithm != name:
-        raise ConfigError(
-            f"recipe '{rest[at + 1]}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {rest[at + 1]}"
-        )
-    return read_settings(config, found.settings, rest[at + 1]), found.preprocessing, rest
+        raise ConfigError(f"recipe '{asked}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {asked}")
+    return read_settings(config, found.settings, asked), found.preprocessing
 
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:

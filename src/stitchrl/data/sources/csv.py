@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv as standard_csv
 import gzip
 import io
-import os
 import re
-import tempfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +19,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.sources.frames import MAX_COLUMNS, put_frame
 from stitchrl.data.sources.isolation import Sink
 from stitchrl.data.sources.tables import TableSchema, build, rows_of
+from stitchrl.data.storage import replace_file
 
 MAX_BYTES = 16 << 30
 _LONGEST_HEADER = 1 << 20
@@ -87,23 +86,6 @@ def frame_of(dataset: Dataset, where: str) -> Any:
     frame = pl.DataFrame(table)
     masks = {name: pl.Series(mask) for name, mask in empty.items()}
     return frame.with_columns([pl.when(~masks[name]).then(pl.col(name)).alias(name) for name in masks])
-
-
-def replace_file(path: Path, write_to: Any) -> None:
-    """Calls `write_to(temporary path)` and puts the outcome at `path`, complete or not at all. Raises DataError."""
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        write_to(temporary)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: could not be written ({str(error)[:120]}); nothing was left behind") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def _source(path: Path, max_bytes: int) -> Path | io.BytesIO:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from stitchrl.core.errors import DataError
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sources import arrays
 from stitchrl.data.sources.hdf5_extraction import extract_flat
 from stitchrl.data.sources.isolation import extract
+from stitchrl.data.storage import replace_file
 
 MAX_BYTES = 64 << 30
 
@@ -44,20 +42,11 @@ def write(dataset: Dataset, path: str | Path, compression: Literal["gzip", "lzf"
     """Writes D4RL's columns, with next_observations, so that D4RL's own readers see the same transitions; complete or not at all."""
     import h5py
 
-    path = Path(path)
     columns = arrays.columns_of(dataset, next_observations=True)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
+
+    def write_to(temporary: str) -> None:
         with h5py.File(temporary, "w") as file:
             for name, column in columns.items():
                 file.create_dataset(name, data=column, compression=compression if len(column) else None)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: could not be written ({str(error)[:120]}); nothing was left behind") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+
+    replace_file(Path(path), write_to)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -18,6 +16,7 @@ from stitchrl.data.columns import Array
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.npy import NpyHeader, read_npy_header
 from stitchrl.data.sources import arrays
+from stitchrl.data.storage import replace_file
 
 MAX_BYTES = 64 << 30  # of all arrays together
 _MAX_RATIO, _RATIO_FREE = 300, 256 << 20  # below 256 MiB any ratio is harmless; frames of Atari reach 150
@@ -38,23 +37,13 @@ def read(path: str | Path, *, max_bytes: int = MAX_BYTES, **options: Any) -> Dat
 
 def write(dataset: Dataset, path: str | Path, compressed: bool = False) -> None:
     """Writes the flat layout with one final observation for each episode; complete or not at all."""
-    path = Path(path)
     columns: dict[str, Any] = arrays.columns_of(dataset)
-    try:
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.tmp-", dir=path.parent)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror})") from None
-    try:
-        with os.fdopen(handle, "wb") as stream:
+
+    def write_to(temporary: str) -> None:
+        with open(temporary, "wb") as stream:  # a stream, since numpy would add its suffix to a name
             (np.savez_compressed if compressed else np.savez)(stream, **columns)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise DataError(f"{path}: could not be written ({error.strerror}); nothing was left behind") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+
+    replace_file(Path(path), write_to)
 
 
 @final

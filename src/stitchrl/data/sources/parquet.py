@@ -10,10 +10,11 @@ from typing import Any
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sources.csv import frame_of, replace_file
+from stitchrl.data.sources.csv import frame_of
 from stitchrl.data.sources.frames import MAX_COLUMNS, put_frame
 from stitchrl.data.sources.isolation import Sink, extract
 from stitchrl.data.sources.tables import TableSchema, build
+from stitchrl.data.storage import replace_file
 
 MAX_BYTES = 64 << 30
 _LONGEST_FOOTER = 16 << 20
