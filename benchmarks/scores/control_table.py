@@ -14,7 +14,8 @@ HERE = Path(__file__).parent
 # ours -> its name and d3rlpy's counterpart; d3rlpy's CQL values the next state by the mean action
 NAMES = {
     "td3_bc": ("TD3+BC", "td3_bc"),
-    "iql": ("IQL", "iql"),
+    "iql": ("IQL, cosine schedule of the actor's rate as the authors' code", "iql"),
+    "iql/constant": ("IQL, constant rate as d3rlpy's", "iql"),
     "cql/mean/sequential": ("CQL, mean backup and sequential order as d3rlpy's", "cql"),
     "cql/mean": ("CQL, mean backup", "cql"),
     "cql": ("CQL, sampled backup as the paper's code", "cql"),
@@ -30,6 +31,7 @@ def main() -> None:
         assert reference is not None
         value = float(np.mean(normalized_score(np.array(row["returns"]), reference)))
         kind = "cql/mean" if row["settings"].get("mean_backup") else row["algorithm"]
+        kind += "/constant" if row["settings"].get("actor_schedule") == "constant" else ""
         kind += "/sequential" if row["settings"].get("order") == "sequential" else ""
         scores[row["library"]][row["data"], kind, row["steps"]][row["seed"]] = value
         versions[row["library"]] = row["version"]

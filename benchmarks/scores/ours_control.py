@@ -54,11 +54,13 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--order", choices=("joint", "sequential"), default="joint")
+    parser.add_argument("--actor-schedule", choices=("cosine", "constant"), default="cosine", help="iql only")
     parser.add_argument("--raw", type=Path, default=Path("benchmarks/scores/raw/control.jsonl"))
     a = parser.parse_args()
+    schedule = {"actor_schedule": a.actor_schedule} if a.algorithm == "iql" else {}
     made = plan(
         a.algorithm,
-        settings=SETTINGS[a.algorithm] | {"hidden": (256, 256)},
+        settings=SETTINGS[a.algorithm] | schedule | {"hidden": (256, 256)},
         seeds=a.seeds,
         training=Training(steps=a.steps, threads=1, compile=a.compile, order=a.order, log_every=1000, save_every=5000),
         preprocessing=PREPROCESSING[a.algorithm],
@@ -76,7 +78,7 @@ def main() -> None:
         print("already recorded")
         return
     began, processor = time.perf_counter(), time.process_time()
-    path = Path("runs") / f"control-{a.algorithm}-{a.order}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
+    path = Path("runs") / f"control-{a.algorithm}-{a.order}-{a.actor_schedule}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
     resume = (path / "config.json").exists()
     result = run_experiment(
         made,

@@ -87,6 +87,30 @@ class Agent:
         probabilities: np.ndarray = result.cpu().numpy()
         return probabilities
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether `sampled` actions differ from the mode."""
+        return self.policy.noise(1) is not None
+
+    @torch.inference_mode()
+    def log_probabilities(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+        """Returns `[S, N]`, of each seed's sampled policy: log-probabilities of integer actions, log-densities in the task's units of others.
+
+        Raises TypeError for a policy that has none.
+        """
+        x = self._observations(np.stack([observations] * len(self.seeds)))
+        done, log_scale = np.asarray(actions), 0.0
+        if not isinstance(self.spec.action, Discrete):
+            done = apply(self.transforms, "actions", done.astype(np.float32))
+            size = self.spec.action.size
+            scales = [np.broadcast_to(t.scale, size) for t in self.transforms if t.column == "actions"]
+            log_scale = float(sum(np.log(np.abs(scale)).sum() for scale in scales))  # of the change of variables
+        a = torch.as_tensor(done, device=x.device)
+        calls = _LogProbabilities(self.policy)
+        prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
+        result: np.ndarray = self._map(lambda p, o, _: functional_call(calls, p, (o, a)), x, None, prefixed).cpu().numpy()
+        return result + log_scale
+
     def seed_acting(self, number: int) -> None:
         """Restarts the generators of sampled actions, each from the number and its seed."""
         self._generators = [torch.Generator().manual_seed((number + seed) % 2**63) for seed in self.seeds]
@@ -178,6 +202,18 @@ class _Probabilities(torch.nn.Module):
         if self.sampled and hasattr(self.policy, "all_log_probabilities"):
             return self.policy.all_log_probabilities(observations).exp()  # type: ignore[no-any-return]
         return self.policy.action_probabilities(observations)  # type: ignore[no-any-return]
+
+
+@final
+class _LogProbabilities(torch.nn.Module):
+    """A policy's log-probabilities as a module's forward, likewise."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
+        return self.policy.log_probabilities(observations, actions)  # type: ignore[no-any-return]
 
 
 def load(directory: Path) -> Agent:
