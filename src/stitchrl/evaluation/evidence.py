@@ -100,7 +100,7 @@ class TableTarget(Target):
     def draw(self, observations: Array, count: int, seed: int) -> Array:
         cumulative = np.cumsum(self.probabilities(observations), 1)[None]
         u = np.random.default_rng(seed).random((count, len(observations), 1))
-        return np.minimum((u > cumulative).sum(-1), self.table.shape[1] - 1)
+        return np.asarray(np.minimum((u > cumulative).sum(-1), self.table.shape[1] - 1))
 
 
 @final
@@ -133,7 +133,7 @@ class Episodes:
     @property
     def step(self) -> Array:
         """int64 [N]: the time of each row within its episode, from 0"""
-        return np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths)
+        return np.asarray(np.arange(self.offsets[-1]) - np.repeat(self.offsets[:-1], self.lengths))
 
     def sums(self, values: Array) -> Array:
         """Returns [E]: the sum of `values [N]` over each episode."""
