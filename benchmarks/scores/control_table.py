@@ -57,8 +57,30 @@ def main() -> None:
             difference, judged = f"{gap:+.1f} ± {error:.1f}", "yes" if gap >= -error else "no"
         seeds = f"{len(ours)} / {len(theirs)}"
         lines.append(f"| {data} | {name} | {steps:,} | {seeds} | {cells[0]} | {cells[1]} | {difference} | {judged} |")
+    lines += _parity()
     (HERE / "CONTROL.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
+
+
+def _parity() -> list[str]:
+    """How far our networks and d3rlpy's are apart after common updates."""
+    found = json.loads((HERE / "raw" / "parity.json").read_text())
+    lines = [
+        "",
+        "## The same updates",
+        "",
+        f"From the same weights, on the same batches of {found['data']} and with the same random numbers, in float64, {found['steps']} updates of ours and of",
+        f"d3rlpy {found['d3rlpy']} (`{found['command']}`, {found['date']}). Held still: CQL's temperature and IQL's deviation, which are parametrised",
+        "differently; CQL with d3rlpy's mean backup, IQL with its constant rate. Scores above therefore differ by these, by the order of updates, by",
+        "first weights and by chance.",
+        "",
+        "| algorithm | largest difference of a parameter | largest movement of one |",
+        "|---|---:|---:|",
+    ]
+    return [
+        *lines,
+        *(f"| {NAMES[k][0].split(',')[0]} | {v['difference']:.1e} | {v['movement']:.1e} |" for k, v in found["algorithms"].items()),
+    ]
 
 
 def _told(versions: dict[str, str]) -> str:

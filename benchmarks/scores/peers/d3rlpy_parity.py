@@ -11,11 +11,14 @@ deviation (a sigmoid between its bounds in d3rlpy, clamped to them in the author
 from __future__ import annotations
 
 import argparse
+import datetime
+import json
 import math
 import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,12 +61,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--raw", type=Path, default=Path(__file__).resolve().parents[1] / "raw" / "parity.json")
     a = parser.parse_args()
     torch.set_num_threads(1)
     log = read_flat_log(a.data)
+    found: dict[str, Any] = {"data": a.data.stem, "steps": a.steps, "torch": torch.__version__, "d3rlpy": version("d3rlpy")}
+    found |= {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv), "algorithms": {}}
     for name in SETTINGS:
         difference, movement = compare(name, log, a.steps)
+        found["algorithms"][name] = {"difference": difference, "movement": movement, "settings": SETTINGS[name]}
         print(f"{name}: after {a.steps} steps the networks differ by {difference:.1e} and have moved by {movement:.1e}", flush=True)
+    a.raw.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def compare(name: str, log: FlatLog, steps: int) -> tuple[float, float]:
