@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gymnasium.vector import VectorEnv
 
 GRIDWORLD = "stitchrl/Gridworld-v0"
+CLIFF = "stitchrl/Cliff-v0"
+CHAIN = "stitchrl/Chain-v0"
+LQG = "stitchrl/LQG-v0"
 ICU_SEPSIS = "stitchrl/ICU-Sepsis-v0"
 
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
@@ -41,15 +44,22 @@ _EXTRAS = {
     "box2d": "pip install 'gymnasium[box2d]'",
     "Box2D": "pip install 'gymnasium[box2d]'",
 }
-_STEPS: dict[str, int] = {GRIDWORLD: 100, ICU_SEPSIS: 500}
+# Our own tasks: the clock, and the function or class under environments/tasks whose arguments are the options.
+_TASKS: dict[str, tuple[int, str]] = {
+    GRIDWORLD: (100, "gridworld.gridworld"),
+    CLIFF: (100, "cliff.cliff"),
+    CHAIN: (100, "chain.chain"),
+    LQG: (1000, "lqg_environment.LQGEnvironment"),
+    ICU_SEPSIS: (500, "icu_sepsis.icu_sepsis"),
+}
 
 
 def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
 
-    Ids: ours (`stitchrl/Gridworld-v0`, `stitchrl/ICU-Sepsis-v0`), Gymnasium's, and those of installed packages. A Dict observation
-    with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the nearest id, the
-    package to install, or the options that exist.
+    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0), Gymnasium's, and those of installed packages.
+    A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the
+    nearest id, the package to install, or the options that exist.
     """
     import gymnasium
 
@@ -143,27 +153,26 @@ def _flat(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     return GoalObservations(environment) if has_goal_observations(environment.observation_space) else environment
 
 
-def _gridworld(**options: Any) -> gymnasium.Env[Any, Any]:
-    from stitchrl.environments.tasks.gridworld import gridworld
+def _task(id: str) -> Any:
+    module, _, name = f"stitchrl.environments.tasks.{_TASKS[id][1]}".rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _make_task(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
+    import gymnasium
+
     from stitchrl.environments.tasks.tabular_environment import TabularEnvironment
 
-    return TabularEnvironment(gridworld(**options).mdp)
-
-
-def _icu_sepsis(**options: Any) -> gymnasium.Env[Any, Any]:
-    from stitchrl.environments.tasks.icu_sepsis import icu_sepsis
-    from stitchrl.environments.tasks.tabular_environment import TabularEnvironment
-
-    return TabularEnvironment(icu_sepsis(**options).mdp)
+    made = _task(id)(**options)
+    return made if isinstance(made, gymnasium.Env) else TabularEnvironment(getattr(made, "mdp", made))
 
 
 def _register_tasks() -> None:
     from gymnasium.envs.registration import register, registry
 
-    entries: dict[str, Any] = {GRIDWORLD: _gridworld, ICU_SEPSIS: _icu_sepsis}
-    for id, entry in entries.items():
+    for id, (steps, _) in _TASKS.items():
         if id not in registry:
-            register(id=id, entry_point=entry, max_episode_steps=_STEPS[id])
+            register(id=id, entry_point=partial(_make_task, id), max_episode_steps=steps)
 
 
 def _import_package(id: str) -> None:
@@ -205,10 +214,8 @@ def _wrong_option(id: str, options: dict[str, Any], error: TypeError) -> ConfigE
     import gymnasium
 
     known = {"max_episode_steps", "render_mode"}
-    functions = {GRIDWORLD: "tasks.gridworld.gridworld", ICU_SEPSIS: "tasks.icu_sepsis.icu_sepsis"}
-    if id in functions:
-        module, _, name = f"stitchrl.environments.{functions[id]}".rpartition(".")
-        known |= set(inspect.signature(getattr(import_module(module), name)).parameters)
+    if id in _TASKS:
+        known |= set(inspect.signature(_task(id)).parameters)
     elif id in gymnasium.registry and (entry := gymnasium.registry[id].entry_point) is not None:
         load = gymnasium.envs.registration.load_env_creator
         known |= set(inspect.signature(load(entry) if isinstance(entry, str) else entry).parameters) - {"kwargs", "self"}
