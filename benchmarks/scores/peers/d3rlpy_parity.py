@@ -1,6 +1,7 @@
 """Are our updates d3rlpy's? Same weights, batches and random numbers, in float64: how far apart are the networks after some steps?
 
-`PYTHONPATH=src OMP_NUM_THREADS=1 /tmp/peers/bin/python benchmarks/scores/peers/d3rlpy_parity.py ../shared/data/logs/halfcheetah-medium-replay.npz`
+`PYTHONPATH=src:benchmarks/scores OMP_NUM_THREADS=1 /tmp/peers/bin/python benchmarks/scores/peers/d3rlpy_parity.py
+../shared/data/logs/halfcheetah-medium-replay.npz`
 
 Prints one line an algorithm: the largest difference of any parameter over the largest movement of any parameter. d3rlpy's order (critic,
 actor, targets) and its mean action in CQL's backup are used on both sides. Two things are written differently and held still, so that
@@ -25,12 +26,9 @@ from unittest import mock
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
-
 from control_record import FlatLog, read_flat_log
 from d3rlpy_scores import build_learner
+from torch import Tensor, nn
 
 from stitchrl import algorithms
 from stitchrl.core.algorithm import build
@@ -162,7 +160,7 @@ def numbers(name: str, noise: dict[str, Tensor]) -> Iterator[None]:
     with (
         mock.patch.object(torch.distributions.Normal, "rsample", rsample),
         mock.patch.object(Tensor, "uniform_", uniform),
-        mock.patch.object(torch, "randn", lambda *shape, **options: next(queue)),
+        mock.patch.object(torch, "randn", side_effect=queue),
     ):
         torch.set_default_dtype(torch.float64)
         try:
