@@ -16,9 +16,11 @@ import numpy as np
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.sources.categories import code_categories
 from stitchrl.data.sources.frames import MAX_COLUMNS, put_frame
 from stitchrl.data.sources.isolation import Sink
-from stitchrl.data.sources.tables import TableSchema, build, rows_of
+from stitchrl.data.sources.table_rows import rows_of
+from stitchrl.data.sources.tables import TableSchema, build
 from stitchrl.data.storage import replace_file
 
 MAX_BYTES = 16 << 30
@@ -67,8 +69,9 @@ def read(
             numbers = frame[name].cast(pl.Float64, strict=False)
             if numbers.null_count() == frame[name].null_count():
                 frame = frame.with_columns(numbers)
+    frame, coded = code_categories(frame, resolved, path.name)
     put_frame(frame, resolved.text_columns(), path.name, sink)
-    return build(sink.columns(), resolved, path.name, spec, metadata)
+    return build(sink.columns(), resolved, path.name, spec, {**(metadata or {}), **coded})
 
 
 def write(dataset: Dataset, path: str | Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.sources.categories import code_categories
 from stitchrl.data.sources.csv import frame_of
 from stitchrl.data.sources.frames import MAX_COLUMNS, put_frame
 from stitchrl.data.sources.isolation import Sink, extract
@@ -39,7 +40,7 @@ def read(
     options = {"schema": None if schema is None else asdict(schema)}
     columns, notes = extract(extract_table, path, options, isolated, max_bytes)
     resolved = (schema or TableSchema.of_columns(notes["names"])).resolve(notes["names"])
-    return build(columns, resolved, path.name, spec, metadata)
+    return build(columns, resolved, path.name, spec, {**(metadata or {}), **notes["coded"]})
 
 
 def write(dataset: Dataset, path: str | Path) -> None:
@@ -69,8 +70,9 @@ def extract_table(path: Path, options: dict[str, Any], sink: Sink) -> dict[str, 
         for name in needed.columns():
             if type(kinds[name]).__name__ in ("Extension", "BaseExtension", "Object", "Struct"):
                 raise DataError(f"column '{name[:80]}' holds {str(kinds[name])[:60]}; expected numbers")
-        put_frame(lazy.select(needed.columns()).collect(), needed.text_columns(), path.name, sink)
-        return {"names": names}
+        frame, coded = code_categories(lazy.select(needed.columns()).collect(), needed, path.name)
+        put_frame(frame, needed.text_columns(), path.name, sink)
+        return {"names": names, "coded": coded}
     except DataError as error:
         raise DataError(f"{path.name}: {error}" if path.name not in str(error) else str(error)) from None
     except pl.exceptions.PanicException as error:

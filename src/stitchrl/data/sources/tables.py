@@ -22,6 +22,7 @@ from stitchrl.data.storage import read_json
 
 EMPTY = "empty:"  # before a column's name: the bool column of its empty cells
 _MANY = ("observations", "actions", "next_observations", "goals", "infos")
+_LISTS = (*_MANY, "categories")
 
 
 @final
@@ -31,7 +32,9 @@ class TableSchema:
 
     episode: rows of one episode share its value; without it, `terminal` and `timeout` end episodes. time: must rise within an
     episode. sort: sort by episode and time first. timeout: the clock ended the episode. discrete_*: by default, one column of integers is.
-    A last row whose actions and reward are empty holds the final observation.
+    A last row whose actions and reward are empty holds the final observation. one_step: every row is an episode that ends with it.
+    categories: columns, text or not, whose values only name things ("column", or "column=a,b" for these values in this order): an
+    observation becomes one column of 0 and 1 for each value, an action its number; the metadata keep the values.
     """
 
     observations: tuple[str, ...] = ("obs_*",)
@@ -50,6 +53,8 @@ class TableSchema:
     discrete_actions: bool | None = None
     discrete_observations: bool | None = None
     sort: bool = False
+    one_step: bool = False
+    categories: tuple[str, ...] = ()
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TableSchema:
@@ -60,15 +65,15 @@ class TableSchema:
                 near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
                 raise ConfigError(f"table schema: unknown key {name[:60]!r}; nearest is {near!r}")
             many = isinstance(value, list | tuple) and all(isinstance(x, str) for x in value)
-            flag = name == "sort" or name.startswith("discrete_")
-            fits = isinstance(value, bool) if flag else isinstance(value, str) or (name in _MANY and many)
+            flag = name in ("sort", "one_step") or name.startswith("discrete_")
+            fits = isinstance(value, bool) if flag else isinstance(value, str) or (name in _LISTS and many)
             if not (fits or value is None):
-                expected = "true or false" if flag else "a list of column names" if name in _MANY else "a column name"
+                expected = "true or false" if flag else "a list of column names" if name in _LISTS else "a column name"
                 raise ConfigError(f"table schema: {name} is {str(value)[:60]!r}; expected {expected}")
         given: dict[str, Any] = {}
         for name, value in values.items():
             if value is not None:
-                given[name] = ((value,) if isinstance(value, str) else tuple(value)) if name in _MANY else value
+                given[name] = ((value,) if isinstance(value, str) else tuple(value)) if name in _LISTS else value
         return cls(**given)
 
     @classmethod
@@ -110,19 +115,25 @@ class TableSchema:
             if isinstance(value, str) and value not in names:
                 near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)
                 raise DataError(f"no column {value!r} for {field.name}; nearest is {(near or ['(the table has none)'])[0]!r}")
+        found["categories"] = _categories(self.categories, names, (*found["observations"], *found["actions"]))
         return replace(self, **found)
 
     def columns(self) -> list[str]:
         """Returns the names of all columns that a resolved schema needs, each once."""
         names: list[str] = []
         for field in fields(self):
-            value = getattr(self, field.name)
+            value = getattr(self, field.name) if field.name != "categories" else None
             names += [value] if isinstance(value, str) else list(value) if isinstance(value, tuple) else []
         return list(dict.fromkeys(names))
 
     def text_columns(self) -> list[str]:
         """Returns the names of the columns that may hold text: they only name things."""
-        return [name for name in (self.episode, self.group) if name is not None]
+        return [name for name in (self.episode, self.group) if name is not None] + list(self.category_values())
+
+    def category_values(self) -> dict[str, list[str] | None]:
+        """Returns, for each column of a resolved schema that holds categories, its values where the schema tells them."""
+        parts = [entry.partition("=") for entry in self.categories]
+        return {name: values.split(",") if told else None for name, told, values in parts}
 
 
 def build(columns: Mapping[str, Array], schema: TableSchema, where: str, spec: Spec | None, metadata: Mapping[str, Any] | None) -> Dataset:
@@ -152,11 +163,19 @@ class _Table:
     def _find_ends(self) -> None:
         schema, size = self.schema, len(self.rows)
         acted = [self._empty(name) for name in (*schema.actions, *([schema.reward] if schema.reward else []))]
-        self.final_row = np.logical_and.reduce(acted)  # what was seen last; nothing was done
+        self.final_row = np.logical_and.reduce(acted) & (not schema.one_step)  # what was seen last; nothing was done
         self.terminals, self.timeouts = self._flag(schema.terminal), self._flag(schema.timeout)
-        if schema.episode is None and not (schema.terminal or schema.timeout):
-            raise DataError("the schema names neither 'episode' nor 'terminal' nor 'timeout', so the ends of episodes are unknown")
-        if schema.episode is not None:
+        ends = [name for name in (schema.episode, schema.terminal, schema.timeout, schema.time) if name is not None]
+        if schema.one_step and (ends or schema.next_observations):
+            raise DataError(f"the schema says one_step and names {(*ends, *schema.next_observations)[0]!r}; a row alone needs neither")
+        if not schema.one_step and schema.episode is None and not (schema.terminal or schema.timeout):
+            raise DataError(
+                "the schema names neither 'episode' nor 'terminal' nor 'timeout', so the ends of episodes are unknown. "
+                "Where each row is an episode of its own, say one_step=true"
+            )
+        if schema.one_step:
+            last, self.terminals = np.ones(size, np.bool_), np.ones(size, np.bool_)
+        elif schema.episode is not None:
             last = np.append(self.codes[1:] != self.codes[:-1], True)
         else:
             ended = self.terminals | self.timeouts
@@ -253,7 +272,8 @@ class _Table:
             metadata["dropped_episodes"] = int((~left).sum())
         if not left.any():
             raise DataError(
-                "every episode has one row and no final observation, so no transition is left. Add next_observations to the schema"
+                "every episode has one row and no final observation, so no transition is left. Add next_observations to the schema, "
+                "or say one_step=true if nothing comes after a row"
             )
         return keep, observations[ends[left]]
 
@@ -353,40 +373,17 @@ def _match(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]
     return list(dict.fromkeys(found))
 
 
+def _categories(entries: Sequence[str], names: Sequence[str], read: Sequence[str]) -> tuple[str, ...]:
+    """Returns the entries with patterns replaced by the columns they match. Raises DataError for a column that is no observation or action."""
+    found: dict[str, str] = {}
+    for entry in entries:
+        pattern, told, values = entry.partition("=")
+        for name in _match((pattern,), names, "categories"):
+            if name not in read:
+                raise DataError(f"the category {name!r} is neither among the observations nor the actions. Add it there")
+            found[name] = f"{name}{told}{values}"
+    return tuple(found.values())
+
+
 def _natural(name: str) -> list[tuple[int, int, str]]:
     return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.findall(r"\d+|\D+", name)]
-
-
-def rows_of(dataset: Dataset, where: str) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Returns the table of a dataset and its empty cells: T + 1 rows an episode, the last one with its final observation."""
-    if dataset.observations.ndim > 2 or (dataset.actions.ndim > 2):
-        raise DataError(f"{where}: observations of shape {list(dataset.observations.shape[1:])} do not fit a table; write .npz instead")
-    size, ends = len(dataset) + dataset.episodes, dataset.offsets[1:] + np.arange(dataset.episodes)
-    steps = np.ones(size, dtype=np.bool_)
-    steps[ends] = False
-    lengths = dataset.lengths + 1
-    table: dict[str, Array] = {"episode": np.repeat(np.arange(dataset.episodes), lengths)}
-    table["time"] = np.arange(size) - np.repeat(dataset.offsets[:-1] + np.arange(dataset.episodes), lengths)
-    seen = np.empty((size, *dataset.observations.shape[1:]), dataset.observations.dtype)
-    seen[steps], seen[ends] = dataset.observations, dataset.final_observations
-    table |= _spread("obs", seen, always=True)
-    empty: dict[str, Array] = {}
-    names = {"rewards": "reward", "terminals": "terminal", "timeouts": "timeout", "groups": "group"}
-    names |= {"behaviour_log_probabilities": "behaviour_log_probability", "goals": "goal", "actions": "action"}
-    for name, column in dataset.columns.items():
-        if name == "observations":
-            continue
-        if column.ndim > 2:
-            raise DataError(f"{where}: column '{name}' of shape {list(column.shape[1:])} does not fit a table; write .npz instead")
-        full = np.zeros((size, *column.shape[1:]), column.dtype)
-        full[steps] = column
-        spread = _spread(names.get(name, name.replace("infos/", "info_")), full, always=name == "goals")
-        table |= spread
-        empty |= dict.fromkeys(spread, ~steps)
-    return table, empty
-
-
-def _spread(name: str, column: Array, always: bool = False) -> dict[str, Array]:
-    if column.ndim == 1:
-        return {f"{name}_0" if always else name: column}
-    return {f"{name}_{i}": column[:, i] for i in range(column.shape[1])}
