@@ -194,7 +194,8 @@ class Mean(Statistic):
         self.episodes = len(self.values)
 
     def value(self, counts: Array) -> Array:
-        return np.asarray(counts @ self.values / counts.sum(-1))
+        with np.errstate(invalid="ignore", over="ignore"):  # values that overflowed stay inf or NaN, for the caller to refuse
+            return np.asarray(counts @ self.values / counts.sum(-1))
 
 
 @final
