@@ -16,6 +16,7 @@ import torch
 
 from stitchrl import algorithms
 from stitchrl.agent import Agent
+from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
 from stitchrl.core.errors import ConfigError, DataError, DivergenceError
 from stitchrl.core.files import write_json
 from stitchrl.core.randomness import stream_seed
@@ -27,11 +28,14 @@ from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training
+from stitchrl.training.run_doctor import RunDoctor
 from stitchrl.training.trainer import listening, train
 
 Show = Callable[[int, int, float, dict[str, list[float]]], None]  # step, steps, steps a second, metrics
+Warn = Callable[[Alarm], None]
 
 
 @final
@@ -64,6 +68,7 @@ class Result:
     metrics: dict[str, list[float]]
     evaluation: dict[str, Any] | None
     signal: int | None = None
+    alarms: tuple[Alarm, ...] = ()
 
 
 @final
@@ -175,11 +180,13 @@ def run_experiment(
     overwrite: bool = False,
     allow_change: Sequence[str] = (),
     show: Show | None = None,
+    warn: Warn | None = None,
 ) -> Result:
     """Returns the result of a run, written to its directory `path`; with `resume`, continued from the newest complete checkpoint.
 
-    `show(step, steps, steps_per_second, metrics)` is told of every line of metrics. A signal (SIGINT, SIGTERM) saves a checkpoint and ends the
-    run early; a second one ends it at once. Raises DivergenceError after writing crash_report.json; CheckpointError, DataError, ConfigError.
+    `show(step, steps, steps_per_second, metrics)` is told of every line of metrics, `warn(alarm)` of each alarm of the run doctor when it
+    first rises. A signal (SIGINT, SIGTERM) saves a checkpoint and ends the run early; a second one ends it at once. Raises DivergenceError
+    after writing crash_report.json; CheckpointError, DataError, ConfigError.
     """
     logging = logging or Logging()
     data, transforms = prepare(dataset, plan)
@@ -190,7 +197,9 @@ def run_experiment(
         torch.set_num_threads(compilation.threads(plan.training.threads, _operations(learner)))
         seconds = _restore(learner, path / "checkpoints") if resume else 0.0
         write_json(path / "config.json", config)
-        run = _Run(plan, dataset, transforms, learner, judge, Records(path, logging, config, learner.step, seconds), path, show, stop)
+        doctor, probe = RunDoctor(limits_of(dataset, plan.settings, transforms), plan.seeds), probe_of(learner, data, transforms)
+        records = Records(path, logging, config, learner.step, seconds)
+        run = _Run(plan, dataset, transforms, learner, judge, records, path, show, stop, doctor, probe, warn)
         try:
             run.train()
         except DivergenceError as error:
@@ -199,7 +208,7 @@ def run_experiment(
         finally:
             run.records.close()
         run.agent().save(path / "policy")
-        return Result(path, run.agent(), learner.step, run.metrics, run.evaluation, stop.signal)
+        return Result(path, run.agent(), learner.step, run.metrics, run.evaluation, stop.signal, tuple(alarms_of(run.changes)))
 
 
 @final
@@ -216,12 +225,17 @@ class _Run:
     path: Path
     show: Show | None
     stop: Callable[[], bool]
+    doctor: RunDoctor
+    probe: Probe | None
+    warn: Warn | None
+    changes: list[AlarmChange] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
 
     def train(self) -> None:
         every, last = self.plan.evaluation.every or self.plan.training.steps, self.plan.training.steps
         step = self.learner.step
+        self.changes = self.doctor.replay(self.records.metrics_so_far())  # of a run that goes on: nothing is told twice
         self.evaluation = self.records.evaluation_of(step)
         if step and (step % every == 0 or step == last) and self.evaluation is None:
             self.evaluate(step)  # the one that a signal cut short
@@ -232,10 +246,22 @@ class _Run:
         return Agent(self.plan.algorithm, learner.template, learner.update.parameters, self.dataset.spec, self.transforms, self.plan.seeds)
 
     def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
+        if self.probe is not None:
+            metrics = metrics | self.probe.read_all(self.learner)
         self.records.metrics(step, steps_per_second, metrics)
         self.metrics = metrics
         if self.show is not None:
             self.show(step, self.plan.training.steps, steps_per_second, metrics)
+        self.examine(step, metrics)
+
+    def examine(self, step: int, metrics: dict[str, list[float]]) -> None:
+        """Writes what the run doctor says of a line of metrics, and tells of alarms that were never told."""
+        changes, known = self.doctor.judge(step, metrics), {c.name for c in self.changes}
+        self.changes += changes
+        self.records.alarms([c.to_json() for c in changes])
+        for alarm in alarms_of(changes):
+            if self.warn is not None and alarm.name not in known:
+                self.warn(alarm)
 
     def save(self, step: int) -> None:
         keep = self.plan.training.keep_checkpoints

@@ -1,11 +1,11 @@
-"""What a run writes while it learns: metrics.jsonl and evaluations.jsonl, TensorBoard events beside them, W&B and MLflow if asked."""
+"""What a run writes while it learns: metrics.jsonl, evaluations.jsonl and alarms.jsonl, TensorBoard events beside them, W&B and MLflow if asked."""
 
 from __future__ import annotations
 
 import json
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -39,7 +39,7 @@ class Records:
         self.directory = directory
         self.began = time.perf_counter() - seconds
         self.dropped = 0
-        for name in ("metrics.jsonl", "evaluations.jsonl"):
+        for name in ("metrics.jsonl", "evaluations.jsonl", "alarms.jsonl"):
             cut_after(directory / name, resume_step)
         sinks: list[Sink] = []
         if settings.tensorboard:
@@ -66,11 +66,20 @@ class Records:
         self._append("metrics.jsonl", line)
         self._send(step, values)
 
+    def metrics_so_far(self) -> list[dict[str, Any]]:
+        """Returns the lines of metrics.jsonl, oldest first."""
+        return self._lines("metrics.jsonl")
+
+    def alarms(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Writes lines of alarms.jsonl; the file is there from the first line of metrics on, also while nothing is wrong."""
+        for line in lines:
+            self._append("alarms.jsonl", dict(line))
+        if not lines:
+            self._write("alarms.jsonl", "")
+
     def evaluation_of(self, step: int) -> dict[str, Any] | None:
         """Returns the line of evaluations that a step has, or None."""
-        file = self.directory / "evaluations.jsonl"
-        lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-        return next((line for line in lines if line["step"] == step), None)
+        return next((line for line in self._lines("evaluations.jsonl") if line["step"] == step), None)
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """Writes one line of evaluations, and the means of its returns as metrics elsewhere."""
@@ -84,10 +93,17 @@ class Records:
                 means[f"evaluation/{name}"] = line[name]
         self._send(int(line["step"]), means)
 
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        file = self.directory / name
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+
     def _append(self, name: str, line: Any) -> None:
+        self._write(name, to_json_line(line) + "\n")
+
+    def _write(self, name: str, text: str) -> None:
         try:
             with (self.directory / name).open("a") as file:
-                file.write(to_json_line(line) + "\n")
+                file.write(text)
         except OSError as error:  # a full disk must not end a run that still learns
             self._lost(error)
 

@@ -53,8 +53,13 @@ def anchors(dataset: Dataset) -> Anchors:
     return Anchors(policy_value(mdp, uniform_policy(mdp)), float(dataset.returns().mean()), best)
 
 
-def run_methods(dataset: Dataset, directory: Path, seeds: int, steps: int, show: Callable[[str], Any]) -> list[Path]:
-    """Returns the run directories of all methods, each with its seeds trained at once; `show(name)` gives what is told of a method's progress."""
+def run_methods(
+    dataset: Dataset, directory: Path, seeds: int, steps: int, show: Callable[[str], Any], warn: Callable[[str], Any] | None = None
+) -> list[Path]:
+    """Returns the run directories of all methods, each with its seeds trained at once.
+
+    `show(name)` gives what is told of a method's progress, `warn(name)` of its alarms.
+    """
     paths = []
     for name, (settings, preprocessing) in METHODS.items():
         path = directory / name
@@ -67,7 +72,8 @@ def run_methods(dataset: Dataset, directory: Path, seeds: int, steps: int, show:
             evaluation=Evaluation(episodes=400, parallel=100, processes=1),
         )
         run_experiment(
-            made, dataset, path=path, source=DATA, environment=ENVIRONMENT, logging=Logging(quiet=True), overwrite=True, show=show(name)
-        )
+            made, dataset, path=path, source=DATA, environment=ENVIRONMENT, logging=Logging(quiet=True), overwrite=True, show=show(name),
+            warn=None if warn is None else warn(name),
+        )  # fmt: skip
         paths.append(path)
     return paths

@@ -12,6 +12,7 @@ from stitchrl.report.summary import (
     COVERAGE,
     FEW_SEEDS,
     Score,
+    alarm_lines,
     best_evaluation,
     interval_text,
     measure_of,
@@ -133,6 +134,7 @@ def limits(run: Run, judged: bool) -> list[str]:
         true = last.exact_value if last.exact_value is not None else _earned(run)
         if last.believed_value is not None and true is not None and last.believed_value > true + 0.2 * abs(true):
             found.append(f"Its critic overestimates: it believes {short_number(last.believed_value)} where {short_number(true)} is true.")
+    found += [plain(line) for line in alarm_lines(run)]
     if not judged:
         found.append("No off-policy estimate has been made of it.")
     found += [f"In its files: {note}." for note in run.notes]

@@ -16,6 +16,7 @@ from typing import Any, final
 import numpy as np
 from numpy.typing import NDArray
 
+from stitchrl.core.alarms import Alarm, alarms_of, read_change
 from stitchrl.core.errors import CheckpointError
 
 Array = NDArray[np.float64]
@@ -50,13 +51,14 @@ class Evaluation:
 @final
 @dataclass(frozen=True)
 class Run:
-    """What is written about one run. `notes` says what was left out or odd in its files."""
+    """What is written about one run. `notes` says what was left out or odd in its files; `alarms` is None where no doctor watched it."""
 
     path: Path
     config: dict[str, Any]
     metrics: dict[str, Curve]
     evaluations: list[Evaluation]
     notes: list[str] = field(default_factory=list)
+    alarms: list[Alarm] | None = None
 
     @property
     def name(self) -> str:
@@ -121,7 +123,13 @@ def read_run(path: Path | str) -> Run:
     for number, line in _lines(file, notes):
         evaluation = _evaluation(line, f"{file} line {number}")
         evaluations[evaluation.step] = evaluation  # after a resume the later line of a step counts
-    return Run(directory, config, metrics, [evaluations[step] for step in sorted(evaluations)], notes)
+    alarms = _alarms(directory / "alarms.jsonl", notes)
+    return Run(directory, config, metrics, [evaluations[step] for step in sorted(evaluations)], notes, alarms)
+
+
+def _alarms(file: Path, notes: list[str]) -> list[Alarm] | None:
+    """The alarms of a run; None where it has no such file."""
+    return alarms_of(read_change(line, f"{file} line {n}") for n, line in _lines(file, notes)) if file.is_file() else None
 
 
 def _refuse(constant: str) -> float:

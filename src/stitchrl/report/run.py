@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from stitchrl.core.alarms import Alarm
 from stitchrl.core.files import write_atomically
 from stitchrl.core.intervals import Interval
 from stitchrl.report import plots
@@ -41,6 +42,8 @@ def run_page(run: Path | str | Run) -> str:
         sections.append(Section("Evaluations", _evaluations(read, measure)))
     if any(e.believed_value is not None for e in read.evaluations):
         sections.append(Section("Believed and true value", _believed(read)))
+    if read.alarms is not None:
+        sections.append(Section("Alarms in training", _alarms(read.alarms)))
     if read.metrics:
         sections.append(Section("Training", _metrics(read)))
     sections += [Section("Data", _data(read)), Section("Settings", _settings(read))]
@@ -153,6 +156,17 @@ def _believed(run: Run) -> str:
         return paragraph(f"Its own critic believes the start is worth {short_number(believed)}; {truth}: {true}.")
     alt = "The value the critic believes the start has, and the true one, over training"
     return figure(plots.svg(plots.believed_and_true(run)), f"What its own critic believes the start is worth, against {truth}.", alt)
+
+
+def _alarms(alarms: list[Alarm]) -> str:
+    if not alarms:
+        return paragraph("None: the run doctor looked at every line of metrics and found nothing wrong.")
+    rows = []
+    for a in alarms:
+        until = "still stands" if a.cleared is None else f"cleared at {a.cleared:,}"
+        when = f"from {a.step:,}, {until}" + (f" ({a.times} times)" if a.times > 1 else "")
+        rows.append([a.name.replace("_", " "), when, ", ".join(map(str, a.seeds)), a.seen, a.advice])
+    return table(["alarm", "steps", "seeds", "as it first rose", "try"], rows, "what the run doctor said during training")
 
 
 def _metrics(run: Run) -> str:

@@ -135,6 +135,11 @@ def unbroken(text: str) -> str:
     return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
+def alarm_lines(run: Run) -> list[str]:
+    """What the run doctor told during training, a sentence each; empty where nothing was wrong or nobody looked."""
+    return [f"Alarm in training: {alarm.sentence}." for alarm in run.alarms or []]
+
+
 def task_of(run: Run) -> str:
     """What a run was trained on and is evaluated in, in words."""
     environment = run.environment

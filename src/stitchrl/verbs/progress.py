@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, final
 
+from stitchrl.core.alarms import Alarm
+
 Show = Callable[[int, int, float, dict[str, list[float]]], None]
 
 
@@ -49,6 +51,19 @@ class Progress:
     def titled(self, title: str) -> Show:
         """Returns what tells the progress of one part of the work, under a title of its own."""
         return functools.partial(self._tell, title)
+
+    def warning(self, title: str = "") -> Callable[[Alarm], None]:
+        """Returns what tells an alarm of one part of the work, once, as a line of its own."""
+        return functools.partial(self._warn, title or self.title)
+
+    def _warn(self, title: str, alarm: Alarm) -> None:
+        if self.quiet:
+            return
+        line = f"{title}: {alarm.sentence}. Try: {alarm.advice}"
+        if self.bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:  # above the bar
+            self.bar.console.print(line, style="yellow", markup=False, highlight=False)
 
     def _tell(self, title: str, step: int, steps: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.quiet:

@@ -42,7 +42,7 @@ def quickstart(arguments: Sequence[str]) -> int:
     write_atomically(a.run / "data.html", dataset_page(described, findings).encode())
     print(dataset_text(described, findings))
     with Progress("quickstart", quiet=a.quiet) as progress:
-        paths = recipe.run_methods(dataset, a.run, a.seeds, a.steps, progress.titled)
+        paths = recipe.run_methods(dataset, a.run, a.seeds, a.steps, progress.titled, progress.warning)
     for path in paths:
         write_run_report(path)
     known = recipe.anchors(dataset)

@@ -118,7 +118,7 @@ def _run(name: str, a: Any) -> int:
     with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:
         result = run_experiment(
             made, dataset, path=path, source=a.data, environment=environment, environment_options=options, logging=a.logging,
-            resume=a.resume, overwrite=a.overwrite, allow_change=a.allow_change, show=progress,
+            resume=a.resume, overwrite=a.overwrite, allow_change=a.allow_change, show=progress, warn=progress.warning(),
         )  # fmt: skip
     write_run_report(path)
     if result.signal is not None:
@@ -170,4 +170,6 @@ def _tell(path: Path, result: Any) -> None:
             if line.get(key):
                 values = [sum(v) / len(v) if isinstance(v, list) else v for v in line[key]]
                 words.append(f"{text} {sum(values) / len(values):.4g}")
+    for alarm in result.alarms:
+        words.append(f"ALARM: {alarm.sentence}")
     print(f"{path}: {result.step:,} steps; {'; '.join(words)}\nreport: {path / 'report.html'}")
