@@ -1,0 +1,327 @@
+"""Choosing a policy from a log alone: candidates ranked by one selector, with intervals, what the choice is worth, and its provenance.
+
+"Offline policy selection is as hard as off-policy evaluation" (arXiv:2312.02355): a ranking is as good as its selector, and where no
+estimate stands the candidate is ranked last and says why.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, final
+
+import numpy as np
+
+from stitchrl.core.errors import ConfigError, DataError
+from stitchrl.core.intervals import Interval, percentile_interval
+from stitchrl.core.spec import Box, Discrete
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation import selection_metrics as metrics
+from stitchrl.evaluation.evidence import Clock, Estimate, Mean, Statistic, Target
+from stitchrl.evaluation.selection_bounds import Choice, bootstrap, groups_of, regret_bounds, winners_curse
+
+Array = np.ndarray[Any, np.dtype[Any]]
+DEFAULT_ESTIMATOR = "fqe"  # chosen from benchmarks/trust/SELECTION.md
+LOGGED = "logged behaviour"
+
+
+class Estimates(Protocol):
+    """Every estimator's answer for one policy, as `evaluation/trust.py` gives it."""
+
+    def __call__(
+        self, dataset: Dataset, target: Target, *, discount: float, clock: Clock, level: float, seed: int
+    ) -> Sequence[Estimate]: ...
+
+
+@final
+@dataclass(frozen=True)
+class Provenance:
+    """What a candidate's run has used of the environment. `online_episodes`: over all seeds; None where its files do not tell."""
+
+    run: str = ""
+    online_episodes: int | None = None
+    evaluations: int = 0
+    same_data: bool | None = None  # was it trained on the very log that judges it?
+
+
+@final
+@dataclass(frozen=True)
+class Candidate:
+    """One policy with what is known of it. `score`: None where the selector cannot tell. `estimate`: in the unit of value."""
+
+    name: str
+    score: float | None
+    estimate: Estimate
+    estimates: tuple[Estimate, ...] = ()
+    difference: Interval | None = None  # to the logged behaviour, on the same redrawn episodes
+    best_share: float | None = None  # of redrawn logs in which its estimate is the highest
+    provenance: Provenance | None = None
+    truth: float | None = None
+    scores: Mapping[str, float | None] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; null for what is unknown."""
+        return {
+            "name": self.name,
+            "score": self.score,
+            **_estimate_json(self.estimate),
+            "difference_to_logged": None if self.difference is None else self.difference.to_json(),
+            "best_share": self.best_share,
+            "truth": self.truth,
+            "provenance": None if self.provenance is None else dict(self.provenance.__dict__),
+            "scores": dict(self.scores),
+            "estimates": [_estimate_json(e) for e in self.estimates],
+        }
+
+
+@final
+@dataclass(frozen=True)
+class Selection:
+    """The candidates from the best to the worst by `selector`. `choice` and `regret` are in the unit of value; `notes` say what is missing.
+
+    uniform, ranked: the value of the best of k = 1 … n trained policies tried in the environment, picked at random or in this order;
+    from true values where `truth_known`, else from estimates, which makes it optimistic.
+    """
+
+    selector: str
+    estimator: str
+    candidates: tuple[Candidate, ...]
+    choice: Choice | None
+    chosen: str | None
+    regret: dict[int, Interval]
+    uniform: tuple[float, ...]
+    ranked: tuple[float, ...]
+    truth_known: bool
+    agreement: dict[str, float | None]
+    notes: tuple[str, ...]
+    level: float
+    discount: float
+    seed: int
+    top: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; null for what is unknown."""
+        c = self.choice
+        return {
+            "format": 1,
+            "selector": self.selector,
+            "estimator": self.estimator,
+            "level": self.level,
+            "discount": self.discount,
+            "seed": self.seed,
+            "top": self.top,
+            "chosen": self.chosen,
+            "candidates": [candidate.to_json() for candidate in self.candidates],
+            "winners_curse": None if c is None else {"naive": c.naive, "honest": c.honest.to_json(), "optimism": c.optimism},
+            "regret_bounds": {str(k): bound.to_json() for k, bound in self.regret.items()},
+            "expected_online_performance": {
+                "from": "true values" if self.truth_known else "estimates",
+                "at_random": list(self.uniform),
+                "in_this_order": list(self.ranked),
+            },
+            "agreement_with_truth": self.agreement,
+            "notes": list(self.notes),
+        }
+
+
+def select(
+    targets: Sequence[Target],
+    dataset: Dataset,
+    estimate: Estimates,
+    *,
+    discount: float,
+    selector: str = "default",
+    others: Mapping[str, Sequence[float | None]] | None = None,
+    clock: Clock = "continues",
+    level: float = 0.95,
+    seed: int = 0,
+    top: int = 3,
+    resamples: int = 1000,
+    provenance: Sequence[Provenance] | None = None,
+    truth: Sequence[float | None] | None = None,
+) -> Selection:
+    """Returns the candidates and the logged behaviour, ranked by one selector.
+
+    selector: `default`; an estimator's name; `lower` or `lower:NAME`, the lower end of its interval; or a key of `others`, scores for each
+    target that higher is better of (`likeness` is always there). truth: known values of the targets, which the ranking does not read.
+    Raises ConfigError for an unknown selector, DataError where there is no candidate.
+    """
+    if not targets:
+        raise DataError("nothing to select from; expected at least one trained policy")
+    made = [tuple(estimate(dataset, t, discount=discount, clock=clock, level=level, seed=seed)) for t in targets]
+    scores = {"likeness": [likeness(t, dataset, seed=seed) for t in targets], **(others or {})}
+    kind, name = _parse(selector, made, scores)
+    returns = dataset.returns(discount)
+    if not np.isfinite(returns).all():
+        raise DataError("the log has rewards that are not finite; `stitchrl data validate` lists them")
+    groups = groups_of(dataset.columns, dataset.offsets)
+    logged = _logged(returns, groups, level, seed, resamples)
+    candidates = []
+    for i, (target, estimates) in enumerate(zip(targets, made, strict=True)):
+        main = next((e for e in estimates if e.name == name), Estimate.refused(name, "this estimator was not run"))
+        candidates.append(
+            Candidate(
+                target.name, _score(kind, main, scores.get(selector, [None] * len(made))[i]), main, estimates,
+                provenance=provenance[i] if provenance else None, truth=truth[i] if truth else None,
+                scores={key: _finite(column[i]) for key, column in scores.items()},
+            )
+        )  # fmt: skip
+    known = float(returns.mean()) if truth is not None else None  # the log's own mean stands for its truth
+    candidates.append(Candidate(LOGGED, _score(kind, logged, None), logged, (logged,), truth=known))
+    settings = {"discount": discount, "level": level, "seed": seed, "top": top}
+    return _ranked(candidates, selector, kind, name, groups, resamples, settings)
+
+
+def likeness(target: Target, dataset: Dataset, *, seed: int = 0, rows: int = 20_000) -> float:
+    """Returns how much a policy acts as the log does: the mean probability of the logged action; of continuous actions, minus the mean
+    squared distance to it in half ranges."""
+    space = dataset.spec.action
+    taken = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:rows])
+    observations, actions = np.asarray(dataset.observations[taken]), np.asarray(dataset.actions[taken])
+    if isinstance(space, Discrete):
+        return float(np.take_along_axis(target.probabilities(observations), actions[:, None], 1).mean())
+    own = target.draw(observations, 1, seed)[0].reshape(len(taken), -1)
+    return -float((((own - actions.reshape(len(taken), -1)) / _half_range(space)) ** 2).mean())
+
+
+def _half_range(space: Any) -> Array:
+    if not isinstance(space, Box):
+        return np.ones(1)
+    half = (np.asarray(space.high, np.float64) - np.asarray(space.low, np.float64)).reshape(-1) / 2
+    return np.where(np.isfinite(half) & (half > 0), half, 1.0)
+
+
+def _parse(selector: str, made: Sequence[Sequence[Estimate]], others: Mapping[str, Any]) -> tuple[str, str]:
+    """("value" | "lower" | "other", the estimator whose estimates are shown)"""
+    names = list(dict.fromkeys(e.name for estimates in made for e in estimates))
+    if selector in others:
+        return "other", DEFAULT_ESTIMATOR if DEFAULT_ESTIMATOR in names or not names else names[0]
+    kind, _, name = selector.partition(":") if selector.startswith("lower") else ("value", "", selector)
+    if name in ("", "default"):
+        name = DEFAULT_ESTIMATOR
+    if name not in names or kind not in ("value", "lower"):
+        options = ["default", *names, "lower", *(f"lower:{n}" for n in names[:1]), *others]
+        raise ConfigError(f"selector '{selector}' is unknown; expected one of {', '.join(options)}")
+    return kind, name
+
+
+def _logged(returns: Array, groups: Array | None, level: float, seed: int, resamples: int) -> Estimate:
+    statistic = Mean(returns)
+    draws = bootstrap([statistic], seed=seed, resamples=resamples, groups=groups)[0]
+    interval = percentile_interval(statistic.point, draws, level)
+    return Estimate("measured", statistic.point, interval, "percentile bootstrap of episodes", statistic=statistic)
+
+
+def _score(kind: str, estimate: Estimate, other: float | None) -> float | None:
+    if kind == "other":
+        return _finite(other)
+    if estimate.value is None or estimate.interval is None:
+        return None
+    return _finite(estimate.value if kind == "value" else estimate.interval.low)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(value)
+
+
+def _ranked(
+    candidates: list[Candidate], selector: str, kind: str, name: str, groups: Array | None, resamples: int, settings: dict[str, Any]
+) -> Selection:
+    """The selection of candidates with scores: joint draws, bounds, correction, curves."""
+    level, seed, top = settings["level"], settings["seed"], settings["top"]
+    notes = [f"{c.name}: not estimable: {c.estimate.reason}" for c in candidates if c.estimate.reason is not None]
+    notes += [f"{c.name}: the selector '{selector}' gives it no score" for c in candidates if c.score is None and c.estimate.reason is None]
+    joint = [i for i, c in enumerate(candidates) if c.estimate.statistic is not None and math.isfinite(c.estimate.statistic.point)]
+    statistics = [s for i in joint if (s := candidates[i].estimate.statistic) is not None]
+    sizes = {s.episodes for s in statistics}
+    choice: Choice | None = None
+    regret: dict[int, Interval] = {}
+    if len(sizes) == 1 and len(statistics) > 1:
+        draws = bootstrap(statistics, seed=seed, resamples=resamples, groups=groups)
+        candidates = _compared(candidates, joint, draws, level)
+        scores = np.array([_number(candidates[i].score) for i in joint])
+        choice, regret = _bounds(statistics, scores, draws, groups, kind, settings, notes)
+    else:
+        notes.append(
+            "no bounds of the regret and no correction of the choice: fewer than two candidates have estimates on the same episodes"
+        )
+    places = metrics.order([_number(c.score) for c in candidates])
+    ordered = tuple(candidates[i] for i in places)
+    trained = [c for c in ordered if c.name != LOGGED]
+    truth_known = bool(trained) and all(c.truth is not None for c in trained)
+    worth = [(_number(c.score), _number(c.truth if truth_known else c.estimate.value)) for c in trained]
+    able = [(s, v) for s, v in worth if math.isfinite(v) and math.isfinite(s)]
+    return Selection(
+        selector, name, ordered, choice, ordered[0].name if ordered[0].score is not None else None, regret,
+        tuple(map(float, metrics.expected_online_performance([v for _, v in able]))) if able else (),
+        tuple(map(float, metrics.ranked_performance(*zip(*able, strict=True)))) if able else (),
+        truth_known, _agreement(ordered, top) if truth_known else {}, tuple(notes), level, settings["discount"], seed, top,
+    )  # fmt: skip
+
+
+def _compared(candidates: list[Candidate], joint: list[int], draws: Array, level: float) -> list[Candidate]:
+    """The candidates with their differences to the logged behaviour, which is the last of `joint`, and how often each comes first."""
+    made = list(candidates)
+    defined = np.isfinite(draws).all(0)
+    first = np.bincount(draws[:, defined].argmax(0), minlength=len(joint)) / max(int(defined.sum()), 1)
+    for j, i in enumerate(joint):
+        own, base = candidates[i].estimate.value, candidates[joint[-1]].estimate.value
+        apart = draws[j] - draws[-1]
+        share = float(first[j]) if defined.any() else None
+        if own is None or base is None or candidates[joint[-1]].name != LOGGED or not np.isfinite(apart).mean() > 0.95:
+            made[i] = replace(made[i], best_share=share)
+        else:
+            difference = percentile_interval(own - base, apart[np.isfinite(apart)], level)
+            made[i] = replace(made[i], difference=difference, best_share=share)
+    return made
+
+
+def _bounds(
+    statistics: list[Statistic], scores: Array, draws: Array, groups: Array | None, kind: str, settings: dict[str, Any], notes: list[str]
+) -> tuple[Choice | None, dict[int, Interval]]:
+    """The honest value of the choice and the regret's bounds; why there are none goes to `notes`."""
+    points = np.array([s.point for s in statistics])
+    regret: dict[int, Interval] = {}
+    try:
+        for k in sorted({1, settings["top"]}):
+            if k < len(statistics):
+                regret[k] = regret_bounds(k, scores, points, draws, settings["level"])
+    except DataError as error:
+        notes.append(f"no bounds of the regret: {error}")
+    if kind == "other":
+        notes.append("the selector does not read the estimates, so its choice does not inflate them: no winner's-curse correction is due")
+        return None, regret
+    if kind == "lower":
+        notes.append("the winner's curse is measured for a choice by the estimate itself; choosing by its lower end inflates it less")
+    try:
+        return winners_curse(statistics, seed=settings["seed"], level=settings["level"], groups=groups), regret
+    except DataError as error:
+        notes.append(f"no winner's-curse correction: {error}")
+        return None, regret
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
+
+
+def _agreement(candidates: Sequence[Candidate], top: int) -> dict[str, float | None]:
+    """How the trained candidates' scores agree with their true values."""
+    trained = [c for c in candidates if c.name != LOGGED]
+    scores, truth = [_number(c.score) for c in trained], [_number(c.truth) for c in trained]
+    correlation = metrics.rank_correlation(scores, truth)
+    found: dict[str, float | None] = {"spearman": correlation.spearman, "kendall": correlation.kendall, "used": float(correlation.used)}
+    for k in sorted({1, min(top, len(trained))}):
+        found[f"regret@{k}"] = metrics.regret_at(k, scores, truth)
+        found[f"normalised_regret@{k}"] = metrics.regret_at(k, scores, truth, normalised=True)
+    everyone = [c for c in candidates if c.truth is not None]
+    place = next((i for i, c in enumerate(everyone) if c.name == LOGGED), None)
+    if place is not None and 2 <= top <= len(everyone):
+        ratio = metrics.sharpe_ratio_at(top, [_number(c.score) for c in everyone], [_number(c.truth) for c in everyone], place)
+        found[f"sharpe_ratio@{top}"] = ratio
+    return {key: _finite(value) for key, value in found.items()}
+
+
+def _estimate_json(estimate: Estimate) -> dict[str, Any]:
+    interval = None if estimate.interval is None else estimate.interval.to_json()
+    return {"estimator": estimate.name, "value": estimate.value, "interval": interval, "not_estimable": estimate.reason}

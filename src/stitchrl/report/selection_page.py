@@ -1,0 +1,141 @@
+"""A selection of policies as one HTML page and as words, from its JSON alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stitchrl.core.intervals import Interval
+from stitchrl.report.page import INK, Section, box, drawing, figure, page, paragraph, plain, table, tiles
+from stitchrl.report.summary import interval_text, short_number, unbroken
+
+_CURVE = (1, 2, 3, 5, 10, 20, 50, 100)
+
+
+def ranking_rows(selection: dict[str, Any]) -> list[list[str]]:
+    """Returns a row for each candidate: place, name, score, estimate with interval or why there is none, difference, how often first."""
+    rows = []
+    for place, c in enumerate(selection["candidates"], 1):
+        reason = c["not_estimable"]
+        share = c["best_share"]
+        rows.append(
+            [
+                str(place) if c["score"] is not None else "–",
+                plain(c["name"]),
+                short_number(c["score"]),
+                f"not estimable: {plain(reason)}" if reason else interval_text(_interval(c["interval"])),
+                interval_text(_interval(c["difference_to_logged"])),
+                "–" if share is None else f"{100 * share:.0f} %",
+            ]
+        )
+    return rows
+
+
+def curve_rows(selection: dict[str, Any]) -> list[tuple[int, str, str]]:
+    """Returns (k, at random, in this order) for a few numbers of online trials."""
+    curve = selection["expected_online_performance"]
+    pairs = list(zip(curve["at_random"], curve["in_this_order"], strict=True))
+    return [(k, short_number(pairs[k - 1][0]), short_number(pairs[k - 1][1])) for k in _CURVE if k <= len(pairs)]
+
+
+def verdict_words(selection: dict[str, Any]) -> list[str]:
+    """Returns sentences: what is chosen, what it is worth once the choice is accounted for, how much better another may be."""
+    if selection["chosen"] is None:
+        return [f"Nothing can be chosen: no candidate has a score by '{selection['selector']}'."]
+    words = [f"Chosen by {selection['selector']}: {plain(selection['chosen'])}."]
+    curse = selection["winners_curse"]
+    if curse is not None:
+        words.append(
+            f"The highest estimate is {short_number(curse['naive'])}; chosen on one half of the episodes and estimated on the other it is "
+            f"{interval_text(_interval(curse['honest']))}: trust the second."
+        )
+    for k, bound in selection["regret_bounds"].items():
+        what = "the first candidate" if k == "1" else f"the best of the first {k} candidates"
+        words.append(
+            f"Regret@{k}: {what} may be up to {short_number(bound['high'])} worse than the best of all (plug-in {short_number(bound['estimate'])}; "
+            f"{100 * bound['level']:g} % for all differences at once, without what the estimator itself gets wrong)."
+        )
+    agreement = {name: value for name, value in selection["agreement_with_truth"].items() if value is not None}
+    if agreement:
+        words.append("Against the recorded values: " + ", ".join(f"{name} {value:.3g}" for name, value in agreement.items()) + ".")
+    return words
+
+
+def provenance_words(selection: dict[str, Any]) -> str:
+    """Returns how many online evaluations these candidates have behind them; 0 only where the runs' files say so."""
+    runs = {p["run"]: p for c in selection["candidates"] if (p := c["provenance"]) is not None}
+    counts = [p["online_episodes"] for p in runs.values()]
+    unknown = sum(count is None for count in counts)
+    known = sum(count for count in counts if count is not None)
+    used = sum(p["evaluations"] for p in runs.values())
+    if not counts or unknown == len(counts):
+        text = "Provenance: the files do not tell whether these policies were evaluated online before; do not call this an offline choice."
+    elif unknown:
+        text = f"Provenance: {known:,} online episodes are recorded, and for {unknown} of {len(counts)} runs the files do not tell."
+    elif known:
+        text = (
+            f"Provenance: {known:,} online episodes in {used} evaluations stand behind these {len(counts)} runs. This ranking did not read "
+            "them; if anyone looked at them when settings or runs were picked, the choice is not offline."
+        )
+    else:
+        text = f"Provenance: 0 online episodes were used by these {len(counts)} runs and by this ranking."
+    if any(p["same_data"] for p in runs.values()):
+        text += " Some runs were trained on the very log that judges them here: their estimates lean upwards; judge by episodes held back."
+    return text
+
+
+def selection_page(selection: dict[str, Any]) -> str:
+    """Returns the whole HTML page of a selection's JSON."""
+    candidates = selection["candidates"]
+    words = verdict_words(selection)
+    kind = "warning" if selection["chosen"] is None else "good"
+    heading = ["", "candidate", f"score by {selection['selector']}", "estimate", "difference to the log", "first in redrawn logs"]
+    rows = [[cell if k in (1, 3) else unbroken(cell) for k, cell in enumerate(row)] for row in ranking_rows(selection)]
+    about = f"Estimates by {selection['estimator']}, discount {selection['discount']:g}, {100 * selection['level']:g} % intervals."
+    first = box(kind, words[0], *words[1:], "")
+    first += tiles([("candidates", len(candidates)), ("estimable", sum(c["not_estimable"] is None for c in candidates))])
+    sections = [
+        Section("The choice", first + box("note", "Provenance", provenance_words(selection))),
+        Section("Ranking", paragraph(about) + table(heading, rows, label="ranking")),
+    ]
+    curve = selection["expected_online_performance"]
+    if curve["at_random"]:
+        source = "" if curve["from"] == "true values" else " From estimates, whose maximum leans upwards: read it as a hope, not a bound."
+        caption = "Value of the best policy tried, by the number of online trials (arXiv:2110.04156)." + source
+        drawn = figure(_curve(curve), caption, "Expected online performance by number of trials")
+        lines: list[list[object]] = [[k, random, ordered] for k, random, ordered in curve_rows(selection)]
+        sections.append(Section("If you can afford k online trials", drawn + table(["k", "picked at random", "in this order"], lines)))
+    if selection["notes"]:
+        sections.append(Section("Notes", "".join(paragraph(note) for note in selection["notes"])))
+    named = sorted({name for c in candidates for name in c["scores"]})
+    estimators = list(dict.fromkeys(e["estimator"] for c in candidates for e in c["estimates"]))
+    cells = [
+        [plain(c["name"]), *(_value(c, name) for name in estimators), *(short_number(c["scores"].get(name)) for name in named)]
+        for c in candidates
+    ]
+    sections.append(Section("All scores", table(["candidate", *estimators, *named], cells, label="all scores")))
+    return page("Which policy?", sections)
+
+
+def _value(candidate: dict[str, Any], name: str) -> str:
+    found = next((e for e in candidate["estimates"] if e["estimator"] == name), None)
+    return "–" if found is None else "not estimable" if found["not_estimable"] else short_number(found["value"])
+
+
+def _interval(value: dict[str, Any] | None) -> Interval | None:
+    if value is None:
+        return None
+    ends = [float("nan") if value[key] is None else float(value[key]) for key in ("estimate", "low", "high")]
+    return Interval(ends[0], ends[1], ends[2], float(value["level"]))
+
+
+def _curve(curve: dict[str, Any]) -> str:
+    with drawing() as drawn:
+        axes = drawn.axes
+        trials = range(1, len(curve["at_random"]) + 1)
+        axes.plot(trials, curve["in_this_order"], color="#0072B2", marker="o", markersize=3, label="in this order")
+        axes.plot(trials, curve["at_random"], color="#D55E00", linestyle="--", label="picked at random")
+        axes.set_xlabel("online trials")
+        axes.set_ylabel("value of the best tried")
+        axes.grid(alpha=0.15, color=INK)
+        axes.legend(frameon=False)
+    return drawn.svg
