@@ -235,6 +235,14 @@ def test_a_large_weight_that_dies_leaves_the_small_ones_their_shares() -> None:
     assert math.isnan(wpdis[1])  # nothing is left at time 1
 
 
+def test_an_ended_episode_of_large_weight_holds_it_and_no_reward_costs_nothing() -> None:
+    episodes = Episodes(np.array([0, 1, 3]), np.array([0.0, 2, 3]), np.zeros(3, bool), 1.0, np.array([900.0, 0, 1]))
+    got = points(episodes)
+    assert got["wpdis"] == pytest.approx(0, abs=1e-300)  # at both times the first has all the weight, and earns nothing
+    assert got["is"] == pytest.approx(math.e * 5 / 2)  # infinite weight, nothing earned: 0, not NaN
+    assert got["pdis"] == pytest.approx((2 + math.e * 3) / 2)
+
+
 def test_weights_that_are_all_zero_are_nan_and_no_warning() -> None:
     episodes = Episodes(np.array([0, 2, 3]), np.ones(3), np.zeros(3, bool), 1.0, np.full(3, -np.inf))
     got = points(episodes)
