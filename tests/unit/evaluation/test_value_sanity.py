@@ -39,7 +39,7 @@ def log(episodes: list[tuple[list[float], bool]]) -> Dataset:
     last = np.zeros(len(rewards), bool)
     last[offsets[1:] - 1] = True
     ended = np.repeat([end for _, end in episodes], lengths)
-    columns = {
+    columns: dict[str, Any] = {
         "observations": np.zeros((len(rewards), 1), np.float32),
         "actions": np.zeros(len(rewards), np.int64),
         "rewards": rewards,
@@ -105,7 +105,7 @@ def two_state_log(times: int) -> Dataset:
     paths = [([(0, 0, 0.4)], times), ([(0, 1, 0.0), (1, 0, 1.0)], times), ([(0, 1, 0.0), (1, 0, 0.0)], times), ([(0, 2, 9.0)], 1)]
     rows = [(s, a, r, k == len(path) - 1) for path, n in paths for _ in range(n) for k, (s, a, r) in enumerate(path)]
     s, a, r, end = (np.array(column) for column in zip(*rows, strict=True))
-    columns = {
+    columns: dict[str, Any] = {
         "observations": s.astype(np.int64), "actions": a.astype(np.int64), "rewards": r.astype(np.float32), "terminals": end.astype(bool),
         "timeouts": np.zeros(len(s), bool),
     }  # fmt: skip
@@ -134,7 +134,7 @@ def test_the_supported_optimum_is_the_exact_one_where_all_is_logged() -> None:
     pairs = [(s, a) for s in range(mdp.states) if not mdp.terminal[s] for a in range(mdp.actions)]
     rows = [p for p in pairs if p[0] == start] + [p for p in pairs if p[0] != start]
     s, a = (np.array(column, np.int64) for column in zip(*rows, strict=True))
-    columns = {
+    columns: dict[str, Any] = {
         "observations": s, "actions": a, "rewards": np.asarray(mdp.reward[s, a], np.float32),
         "terminals": np.asarray(mdp.terminal[after[s, a]], bool),
         "timeouts": ~np.asarray(mdp.terminal[after[s, a]], bool),
