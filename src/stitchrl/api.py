@@ -5,21 +5,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, final
+from typing import TYPE_CHECKING, Any, Literal, final
 
 import numpy as np
 
 from stitchrl import agent, algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import read_json
 from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.rollout import Rollout, rollout
-from stitchrl.experiment import Preprocessing, Result, plan, run_experiment
+from stitchrl.experiment import Preprocessing, Result, plan, run_experiment, split_held_out
 from stitchrl.recipes import datasets
 from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
+
+if TYPE_CHECKING:
+    from stitchrl.evaluation.trust import Trust
+    from stitchrl.evaluation.trust_checks import Provenance
 
 
 def load(data: str | Path, **options: Any) -> Dataset:
@@ -81,6 +86,71 @@ def evaluate(
         seed=seed,
         discount=discount,
     )
+
+
+def trust(
+    policy: str | Path | Agent,
+    data: str | Path | Dataset,
+    *,
+    seed: int | None = None,
+    sampled: bool = False,
+    discount: float | None = None,
+    clock: Literal["auto", "continues", "ends"] = "auto",
+    level: float = 0.95,
+    random_seed: int = 0,
+    quick: bool = False,
+    subgroups: Sequence[str] = (),
+    loggers: str = "infos/policy_id",
+    command: str | None = None,
+) -> Trust:
+    """Returns what a log says of a policy, and how far to believe it: verdict, checks, estimates with intervals (docs/trust.md).
+
+    `seed` is one of the policy's (the first unless told). `discount` is the learner's unless told. Where the log is the one that the run learned
+    from, the episodes that the run held out are judged on; it says so where there are none. Raises DataError, ConfigError, CheckpointError.
+    """
+    from stitchrl.evaluation.evidence import AgentTarget  # these load scipy and more, which training does not need
+    from stitchrl.evaluation.trust import Question
+    from stitchrl.evaluation.trust import trust as judge
+    from stitchrl.evaluation.value_sanity import value_sanity
+
+    acting = policy if isinstance(policy, Agent) else load_policy(policy)
+    dataset = data if isinstance(data, Dataset) else load(data)
+    run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
+    target = AgentTarget(acting, seed, sampled=sampled)
+    own = getattr(acting.config, "discount", None)
+    used = (
+        discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or _discount_of(dataset))
+    )
+    config = read_json(run / "config.json") if run is not None else {}
+    trained_on, judged_on, provenance = _origin(config, run, dataset)
+    question = Question(
+        float(used), clock, level, random_seed, quick, tuple(subgroups), loggers, trained_on, provenance, path=None if run is None else str(run),
+        command=command, **({} if run is None else {"sanity": value_sanity(run, dataset)}),
+    )  # fmt: skip
+    return judge(judged_on, target, question)
+
+
+def _discount_of(dataset: Dataset) -> float:
+    """1 for a log whose episodes end by themselves, else what the field uses for tasks that do not."""
+    return 1.0 if bool(np.asarray(dataset.terminals)[dataset.offsets[1:] - 1].all()) else 0.99
+
+
+def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tuple[Dataset | None, Dataset, Provenance]:
+    """The episodes a run learned from where they are known to be others, those to judge on, and where the policy comes from."""
+    from stitchrl.evaluation.trust_checks import Provenance
+    from stitchrl.report.records_reader import read_run
+    from stitchrl.report.summary import online_episodes
+
+    if run is None or not config:
+        return None, dataset, Provenance("unknown", None)
+    online = online_episodes(read_run(run))
+    if config["data"]["fingerprint"] != dataset.fingerprint():
+        return None, dataset, Provenance("others", online)
+    held_out = float(config.get("preprocessing", {}).get("held_out", 0.0))
+    if not held_out:
+        return None, dataset, Provenance("these", online)
+    learned, rest = split_held_out(dataset, held_out)
+    return learned, rest, Provenance("others", online)
 
 
 @final

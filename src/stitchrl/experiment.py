@@ -21,7 +21,7 @@ from stitchrl.core.errors import ConfigError, DataError, DivergenceError
 from stitchrl.core.files import write_json
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
-from stitchrl.core.settings import Positive, Rate, check_settings, read_settings, to_json
+from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, to_json
 from stitchrl.core.spec import Discrete
 from stitchrl.core.version import VERSION
 from stitchrl.data import transforms as scales
@@ -34,6 +34,7 @@ from stitchrl.training.learner import Learner, Training
 from stitchrl.training.run_doctor import RunDoctor
 from stitchrl.training.trainer import listening, train
 
+HELD_OUT_SEED = 20_200_406  # whatever a run's seeds: all runs of a log leave out the same episodes
 Show = Callable[[int, int, float, dict[str, list[float]]], None]  # step, steps, steps a second, metrics
 Warn = Callable[[Alarm], None]
 
@@ -55,6 +56,8 @@ class Preprocessing:
     """of logged actions outside the task's bounds: stop, clip them (what most environments did with them), or learn from them as they are"""
     best_episodes: Rate = 1.0
     """keep this share of the episodes, those of the highest return (filtered behaviour cloning: 0.1)"""
+    held_out: Share = 0.0
+    """share of the episodes (of the groups, where the log has them) that are not learned from: `stitchrl trust` judges the policy on them"""
 
 
 @final
@@ -122,6 +125,8 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
     """Returns the log and the transforms that a plan learns from; raises DataError for values that are not finite."""
     _check(dataset, plan)
     p = plan.preprocessing
+    if p.held_out:
+        dataset = split_held_out(dataset, p.held_out)[0]
     dataset = scales.bounded_actions(dataset, p.actions_outside)
     transforms = scales.scale_actions(dataset)
     if p.standardize_observations:
@@ -136,6 +141,11 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
         best = np.argsort(-dataset.returns(), kind="stable")[:count]
         dataset = dataset.select(np.sort(best))
     return dataset, transforms
+
+
+def split_held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Returns the episodes to learn from, and those held out: always the same ones of a log, whole groups where it has them."""
+    return dataset.split(1 - share, HELD_OUT_SEED, by="group" if "groups" in dataset.columns else "episode")
 
 
 def device_of(name: str) -> torch.device:

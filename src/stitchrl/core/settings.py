@@ -17,6 +17,7 @@ T = TypeVar("T")
 Fraction = Annotated[float, Ge(0), Le(1)]
 OpenFraction = Annotated[float, Gt(0), Lt(1)]
 Rate = Annotated[float, Gt(0), Le(1)]
+Share = Annotated[float, Ge(0), Lt(1)]
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Natural = Annotated[int, Ge(0)]

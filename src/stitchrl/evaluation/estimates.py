@@ -1,0 +1,233 @@
+"""All estimates of one policy on one log: each with its interval, or in words why it has none.
+
+Intervals resample episodes (or groups) with the same draws for every estimator, so that differences are paired. Values read off a fitted
+model (FQE, marginalised weights, a model of the task) would show too little spread if only their first states were drawn again: to first
+order their error is that of the doubly robust sum (its influence function; Kallus & Uehara, 2020, arXiv:1909.05850), whose spread theirs is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, final
+
+import numpy as np
+
+from stitchrl.core.errors import DataError, DivergenceError
+from stitchrl.core.intervals import Interval
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.behaviour_policy import Behaviour, behaviour_of
+from stitchrl.evaluation.confidence import draws_together, interval_of_draws
+from stitchrl.evaluation.doubly_robust import doubly_robust_estimators, drl
+from stitchrl.evaluation.estimability import marginal_gate, trajectory_gate
+from stitchrl.evaluation.evidence import Clock, Difference, Episodes, Estimate, Mean, Statistic, Target
+from stitchrl.evaluation.fqe import Fitted, cross_fitted
+from stitchrl.evaluation.importance_sampling import behaviour_value, trajectory_estimators
+from stitchrl.evaluation.marginalized import Ratios, marginal_ratios
+from stitchrl.evaluation.model_based import model_based_value
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# the estimate that a verdict rests on is the first of these that is estimable
+PREFERENCE = ("drl", "wdr", "wpdis", "dr", "fqe")
+METHOD = "bootstrap of episodes, percentiles widened as Student's t"
+INFLUENCE = "bootstrap of episodes, of the doubly robust sum's spread around this estimate"
+TRAJECTORY = ("the behaviour's probabilities are right", "no hidden cause of actions and rewards")
+
+
+@final
+@dataclass(frozen=True)
+class How:
+    """How estimates are made. quick: fewer draws, one seed and fewer steps of fitted values."""
+
+    discount: float
+    clock: Clock
+    level: float = 0.95
+    seed: int = 0
+    quick: bool = False
+
+    @property
+    def resamples(self) -> int:
+        """Bootstrap draws."""
+        return 500 if self.quick else 2000
+
+
+@final
+@dataclass(frozen=True)
+class Judged:
+    """One policy judged on one log.
+
+    logged: the behaviour's own value. chosen: the name of the estimate that a verdict rests on; None where none is estimable. difference: of
+    the chosen one to the logged value, paired; worse: the share of draws in which it is below 0. gates: reasons by family, None where open.
+    """
+
+    how: How
+    episodes: Episodes
+    behaviour: Behaviour
+    fitted: Fitted | None
+    ratios: Ratios | None
+    estimates: tuple[Estimate, ...]
+    logged: Estimate
+    chosen: str | None
+    difference: Interval | None
+    worse: float | None
+    gates: dict[str, str | None]
+
+    def estimate(self, name: str) -> Estimate:
+        """Returns the estimate of this name."""
+        return next(e for e in self.estimates if e.name == name)
+
+
+def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | None = None) -> Judged:
+    """Returns all estimates of a policy's value on a log, and of its difference to the logged policy.
+
+    Raises DataError for a policy of other spaces, and propensities that cannot be right.
+    """
+    behaviour = behaviour_of(dataset, how.seed) if behaviour is None else behaviour
+    episodes = episodes_of(dataset, target, behaviour, how)
+    seconds: dict[str, float] = {}
+    fitted, no_fit = _tried(lambda: _fit(dataset, target, how), "fqe", seconds)
+    ratios, no_ratios = _tried(lambda: _ratios(dataset, target, how), "marginalized", seconds)
+    modelled, no_model = _tried(lambda: _modelled(dataset, target, how), "model_based", seconds)
+    gates = {"trajectory": trajectory_gate(episodes), "marginal": no_ratios if ratios is None else marginal_gate(ratios.mu, episodes)}
+    found: dict[str, Statistic | str] = {}
+    _trajectory(found, episodes, fitted, no_fit, gates["trajectory"])
+    influence: Mean | None = None
+    if fitted is None or ratios is None or gates["marginal"] is not None:
+        found["drl"] = no_fit or no_ratios or gates["marginal"] or ""
+    else:
+        statistic = drl(episodes, fitted.model, ratios.mu)
+        assert isinstance(statistic, Mean)
+        found["drl"] = influence = statistic
+    spread = 0.0 if fitted is None or not math.isfinite(fitted.seed_spread) else fitted.seed_spread / math.sqrt(len(fitted.direct))
+    direct = {
+        "fqe": (None if fitted is None else float(fitted.model.v_start.mean()), no_fit, spread),
+        "marginalized": (None if ratios is None else ratios.statistic.point, no_ratios, 0.0),
+        "model_based": (None if modelled is None else modelled.value, no_model, 0.0 if modelled is None else modelled.spread),
+    }
+    for name, (value, reason, _) in direct.items():
+        found[name] = _centred(influence, value, reason, gates["marginal"])
+    estimates, difference, worse, chosen, logged = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
+    return Judged(how, episodes, behaviour, fitted, ratios, estimates, logged, chosen, difference, worse, gates)
+
+
+def estimates(
+    dataset: Dataset, target: Target, *, discount: float, clock: Clock, level: float = 0.95, seed: int = 0, quick: bool = False
+) -> list[Estimate]:
+    """Returns every estimate of a policy's value on a log; the one to rely on is the first estimable of PREFERENCE."""
+    return list(judge(dataset, target, How(discount, clock, level, seed, quick)).estimates)
+
+
+def episodes_of(dataset: Dataset, target: Target, behaviour: Behaviour, how: How) -> Episodes:
+    """Returns the log's numbers with the ratios of the policy's probabilities to the behaviour's; none where the policy has no density."""
+    terminals = np.array(dataset.terminals, np.bool_)
+    if how.clock == "ends":
+        terminals[dataset.offsets[1:] - 1] = True
+    try:
+        log_ratios: Array | None = target.log_probabilities(dataset.observations, dataset.actions) - behaviour.log_probabilities
+    except DataError:
+        log_ratios = None
+    groups = None
+    if "groups" in dataset.columns:
+        groups = np.unique(np.asarray(dataset.columns["groups"])[dataset.offsets[:-1]], return_inverse=True)[1]
+    rewards = np.asarray(dataset.rewards, np.float64)
+    return Episodes(np.asarray(dataset.offsets), rewards, terminals, how.discount, log_ratios, groups)
+
+
+def _fit(dataset: Dataset, target: Target, how: How) -> Fitted:
+    seeds = (how.seed,) if how.quick else (how.seed, how.seed + 1)
+    return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, seeds=seeds, steps=2_000 if how.quick else 8_000)
+
+
+def _ratios(dataset: Dataset, target: Target, how: How) -> Ratios:
+    return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
+
+
+def _modelled(dataset: Dataset, target: Target, how: How) -> Any:
+    return model_based_value(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
+
+
+def _tried(make: Callable[[], Any], name: str, seconds: dict[str, float]) -> tuple[Any, str | None]:
+    """What `make` returns and None, or None and the reason in words."""
+    began = time.perf_counter()
+    try:
+        return make(), None
+    except (DataError, DivergenceError) as error:
+        words = str(error)
+        return None, words if words.startswith("not estimable") else f"not estimable: {words}"
+    finally:
+        seconds[name] = time.perf_counter() - began
+
+
+def _trajectory(found: dict[str, Statistic | str], episodes: Episodes, fitted: Fitted | None, no_fit: str | None, gate: str | None) -> None:
+    """Adds the estimators that weight whole episodes."""
+    if gate is not None:
+        found.update(dict.fromkeys(("is", "wis", "pdis", "wpdis", "dr", "wdr", "magic"), gate))
+        return
+    found.update(trajectory_estimators(episodes))
+    if fitted is None:
+        found.update(dict.fromkeys(("dr", "wdr", "magic"), no_fit or ""))
+    else:
+        found.update(doubly_robust_estimators(episodes, fitted.model))
+
+
+def _centred(influence: Mean | None, value: float | None, reason: str | None, gate: str | None) -> Statistic | str:
+    """An estimate read off a model, with the doubly robust sum's spread around it."""
+    if value is None:
+        return reason or ""
+    if influence is None:
+        return f"not estimable: its value, {value:.4g}, has no interval without marginal weights ({gate or 'they could not be had'})"
+    return Mean(influence.values - influence.point + value)
+
+
+def _intervals(
+    found: dict[str, Statistic | str], spreads: dict[str, float], episodes: Episodes, how: How, seconds: dict[str, float]
+) -> tuple[tuple[Estimate, ...], Interval | None, float | None, str | None, Estimate]:
+    """Every estimate with its interval, the paired difference to the logged value, the chance that it is below 0, the chosen one's name."""
+    base = behaviour_value(episodes)
+    usable = {name: s for name, s in found.items() if isinstance(s, Statistic)}
+    drawn = draws_together([base, *usable.values()], seed=how.seed, resamples=how.resamples, groups=episodes.groups)
+    of = dict(zip(usable, drawn[1:], strict=True))
+
+    def interval(statistic: Statistic, values: Array) -> Interval:
+        return interval_of_draws(statistic, values, level=how.level, groups=episodes.groups, method="expanded")
+
+    result = []
+    for name, statistic in found.items():
+        if isinstance(statistic, str):
+            result.append(Estimate.refused(name, statistic, seconds=seconds.get(name, 0.0)))
+            continue
+        made = _widened(interval(statistic, of[name]), spreads.get(name, 0.0))
+        if not np.isfinite([made.estimate, made.low, made.high]).all():
+            result.append(
+                Estimate.refused(name, "not estimable: undefined on this log or in its bootstrap draws", seconds=seconds.get(name, 0.0))
+            )
+            continue
+        method = INFLUENCE if name in spreads else METHOD
+        result.append(
+            Estimate(name, made.estimate, made, method, assumptions=TRAJECTORY, seconds=seconds.get(name, 0.0), statistic=statistic)
+        )
+    logged = interval(base, drawn[0])
+    own = Estimate("logged", logged.estimate, logged, METHOD, statistic=base) if np.isfinite([logged.low, logged.high]).all() else (
+        Estimate.refused("logged", f"not estimable: {episodes.count} episodes give no interval")
+    )  # fmt: skip
+    estimable = {e.name for e in result if e.reason is None}
+    chosen = next((name for name in PREFERENCE if name in estimable), None)
+    if chosen is None or own.reason is not None:
+        return tuple(result), None, None, None, own
+    gap = of[chosen] - drawn[0]
+    difference = interval(Difference(usable[chosen], base), gap)
+    return tuple(result), difference, float(np.mean(gap < 0)), chosen, own
+
+
+def _widened(interval: Interval, spread: float) -> Interval:
+    """The interval with a further independent error of standard deviation `spread`."""
+    if spread == 0:
+        return interval
+    more = 1.96 * spread
+    low, high = interval.estimate - interval.low, interval.high - interval.estimate
+    return Interval(
+        interval.estimate, interval.estimate - math.hypot(low, more), interval.estimate + math.hypot(high, more), interval.level
+    )
