@@ -13,7 +13,8 @@ _SUBSET, _SUBSETS = 10, 1000
 _HEAD = """# Selectors against the truth
 
 Policies of the foundation's algorithms × settings × 3 seeds, trained on one half of a log's episodes, judged by the other half alone.
-Truth: ICU-Sepsis solved exactly (discount 1); pendulum by 200 rollouts of each policy (discount 0.97). Estimators are not held back by any gate here.
+Truth: ICU-Sepsis solved exactly (discount 0.99; trained with 1); pendulum by 200 rollouts of each policy (discount 0.97).
+Estimators are not held back by any gate here.
 Made by `python -m benchmarks.trust.selection --table` from raw/selection.jsonl, which holds settings, versions and dates.
 
 - Spearman: over the candidates with a score, [95 % interval] by drawing whole settings again (3 seeds of a setting are much alike).
@@ -31,7 +32,32 @@ def table_text(lines: list[dict[str, Any]]) -> str:
     for case in dict.fromkeys(line["case"] for line in lines):
         own = [line for line in lines if line["case"] == case]
         parts.append(_case_text(case, own))
+    parts.insert(1, _summary(lines))
     return "\n".join(parts)
+
+
+def _summary(lines: list[dict[str, Any]]) -> str:
+    """One row a selector: normalised regrets of 10 and Spearman in each case, and their means over the cases that it could score."""
+    cases = list(dict.fromkeys(line["case"] for line in lines))
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for case in cases:
+        own = [line for line in lines if line["case"] == case]
+        truth = np.array([line["truth"] for line in own])
+        for name in own[0]["scores"]:
+            scores = np.array([math.nan if line["scores"][name] is None else line["scores"][name] for line in own])
+            if np.isfinite(scores).any():
+                values = (_of_subsets(scores, truth, 1), _of_subsets(scores, truth, 3), rank_correlation(scores, truth).spearman)
+                found.setdefault(name, {})[case] = values
+    rows = []
+    for name, by_case in found.items():
+        mean = np.mean(list(by_case.values()), 0)
+        cells = [f"{100 * by_case[c][0]:.0f} % / {by_case[c][2]:.2f}" if c in by_case else "–" for c in cases]
+        rows.append((-len(by_case), mean[0], [f"`{name}`", *cells, f"{100 * mean[0]:.0f} %", f"{100 * mean[1]:.0f} %", f"{mean[2]:.2f}"]))
+    rows.sort(key=lambda row: row[:2])
+    titles = ["selector", *cases, "mean @1", "mean @3", "mean Spearman"]
+    head = "| " + " | ".join(titles) + " |\n|---|" + "---:|" * (len(cases) + 3) + "\n"
+    lead = "\n## All cases\n\nNormalised regret@1 of 10 / Spearman; those that can score in most cases first.\n\n"
+    return lead + head + "\n".join("| " + " | ".join(cells) + " |" for _, _, cells in rows) + "\n"
 
 
 def _case_text(case: str, lines: list[dict[str, Any]]) -> str:
@@ -44,11 +70,13 @@ def _case_text(case: str, lines: list[dict[str, Any]]) -> str:
         scores = np.array([math.nan if line["scores"][name] is None else line["scores"][name] for line in lines])
         rows.append((_sort_key(scores, truth), _row(name, scores, truth, settings, logged)))
     rows.sort(key=lambda row: row[0])
+    by_chance = 100 * (truth.max() - truth.mean()) / np.ptp(truth)
     first = (
-        f"\n## {case}\n\n{len(lines)} candidates, true values {truth.min():.4g} to {truth.max():.4g} (mean {truth.mean():.4g}), the log {logged:.4g}. "
-        f"Picked at random: normalised regret@1 {100 * (truth.max() - truth.mean()) / np.ptp(truth):.0f} %.\n\n"
+        f"\n## {case}\n\n{len(lines)} candidates, true values {truth.min():.4g} to {truth.max():.4g} (mean {truth.mean():.4g}), "
+        f"the log {logged:.4g}. One picked at random: normalised regret {by_chance:.0f} %.\n\n"
     )
-    head = "| selector | scored | Spearman | Kendall | regret@1 | regret@3 | of 10: @1 | of 10: @3 | SharpeRatio@3 |\n|---|---:|---|---:|---:|---:|---:|---:|---:|\n"
+    titles = ["selector", "scored", "Spearman", "Kendall", "regret@1", "regret@3", "of 10: @1", "of 10: @3", "SharpeRatio@3"]
+    head = "| " + " | ".join(titles) + " |\n|---|---:|---|" + "---:|" * 6 + "\n"
     return first + head + "\n".join(row for _, row in rows) + "\n"
 
 

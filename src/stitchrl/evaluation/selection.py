@@ -18,16 +18,19 @@ from stitchrl.core.intervals import Interval, percentile_interval
 from stitchrl.core.spec import Box, Discrete
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import selection_metrics as metrics
+from stitchrl.evaluation.confidence import bootstrap, draws_together
 from stitchrl.evaluation.evidence import Clock, Estimate, Mean, Statistic, Target
-from stitchrl.evaluation.selection_bounds import Choice, bootstrap, groups_of, regret_bounds, winners_curse
+from stitchrl.evaluation.selection_bounds import Choice, groups_of, regret_bounds, winners_curse
 
 Array = np.ndarray[Any, np.dtype[Any]]
 DEFAULT_ESTIMATOR = "fqe"  # chosen from benchmarks/trust/SELECTION.md
 LOGGED = "logged behaviour"
+# that fit nothing to the episodes but a model whose errors they correct, in the order in which they are asked for bounds
+CORRECTED = ("drl", "dr", "wdr", "magic", "wpdis", "wis", "pdis", "is")
 
 
 class Estimates(Protocol):
-    """Every estimator's answer for one policy, as `evaluation/trust.py` gives it."""
+    """Every estimator's answer for one policy, as `evaluation/estimates.py` gives it."""
 
     def __call__(
         self, dataset: Dataset, target: Target, *, discount: float, clock: Clock, level: float, seed: int
@@ -208,9 +211,10 @@ def _parse(selector: str, made: Sequence[Sequence[Estimate]], others: Mapping[st
 
 def _logged(returns: Array, groups: Array | None, level: float, seed: int, resamples: int) -> Estimate:
     statistic = Mean(returns)
-    draws = bootstrap([statistic], seed=seed, resamples=resamples, groups=groups)[0]
-    interval = percentile_interval(statistic.point, draws, level)
-    return Estimate("measured", statistic.point, interval, "percentile bootstrap of episodes", statistic=statistic)
+    interval = bootstrap(statistic, seed=seed, resamples=resamples, level=level, groups=groups, method="expanded")
+    if not math.isfinite(interval.low):
+        return Estimate.refused("measured", "one episode (or group) has no interval")
+    return Estimate("measured", statistic.point, interval, "expanded percentile bootstrap of episodes", statistic=statistic)
 
 
 def _score(kind: str, estimate: Estimate, other: float | None) -> float | None:
@@ -236,21 +240,20 @@ def _ranked(
     statistics = [s for i in joint if (s := candidates[i].estimate.statistic) is not None]
     sizes = {s.episodes for s in statistics}
     choice: Choice | None = None
-    regret: dict[int, Interval] = {}
     if len(sizes) == 1 and len(statistics) > 1:
-        draws = bootstrap(statistics, seed=seed, resamples=resamples, groups=groups)
+        draws = draws_together(statistics, seed=seed, resamples=resamples, groups=groups)
         candidates = _compared(candidates, joint, draws, level)
-        scores = np.array([_number(candidates[i].score) for i in joint])
-        choice, regret = _bounds(statistics, scores, draws, groups, kind, settings, notes)
+        choice = _choice(statistics, kind, name, groups, settings, notes)
     else:
-        notes.append(
-            "no bounds of the regret and no correction of the choice: fewer than two candidates have estimates on the same episodes"
-        )
+        notes.append("no correction of the choice: fewer than two candidates have estimates on the same episodes")
+    regret = _bounds(candidates, name, groups, resamples, settings, notes)
     places = metrics.order([_number(c.score) for c in candidates])
     ordered = tuple(candidates[i] for i in places)
     trained = [c for c in ordered if c.name != LOGGED]
     truth_known = bool(trained) and all(c.truth is not None for c in trained)
     worth = [(_number(c.score), _number(c.truth if truth_known else c.estimate.value)) for c in trained]
+    if not truth_known and any(c.truth is not None for c in ordered if c.name == LOGGED):
+        notes.append("no comparison with recorded values: not every candidate has one by this discount")
     able = [(s, v) for s, v in worth if math.isfinite(v) and math.isfinite(s)]
     return Selection(
         selector, name, ordered, choice, ordered[0].name if ordered[0].score is not None else None, regret,
@@ -278,27 +281,58 @@ def _compared(candidates: list[Candidate], joint: list[int], draws: Array, level
 
 
 def _bounds(
-    statistics: list[Statistic], scores: Array, draws: Array, groups: Array | None, kind: str, settings: dict[str, Any], notes: list[str]
-) -> tuple[Choice | None, dict[int, Interval]]:
-    """The honest value of the choice and the regret's bounds; why there are none goes to `notes`."""
-    points = np.array([s.point for s in statistics])
+    candidates: list[Candidate], own: str, groups: Array | None, resamples: int, settings: dict[str, Any], notes: list[str]
+) -> dict[int, Interval]:
+    """Bounds of regret@1 and @top of all scored candidates, from the first estimator that all of them have; why there are none goes to `notes`."""
+    scored = [c for c in candidates if c.score is not None]
+    found: dict[str, list[Statistic]] = {}
+    for name in dict.fromkeys((own, *CORRECTED)):
+        those = [c.estimate.statistic if c.name == LOGGED else _statistic(c, name) for c in scored]
+        found[name] = [s for s in those if s is not None and math.isfinite(s.point)]
+    used = next((name for name, statistics in found.items() if len(statistics) == len(scored) > 1), "")
+    if not used:
+        most = max(found, key=lambda name: len(found[name]))
+        notes.append(
+            f"no bounds of the regret: at most {len(found[most])} of {len(scored)} candidates have estimates by one estimator, "
+            "and the best may be among the others"
+        )
+        return {}
+    scores, points = np.array([_number(c.score) for c in scored]), np.array([s.point for s in found[used]])
     regret: dict[int, Interval] = {}
     try:
+        draws = draws_together(found[used], seed=settings["seed"], resamples=resamples, groups=groups)
         for k in sorted({1, settings["top"]}):
-            if k < len(statistics):
+            if k < len(scored):
                 regret[k] = regret_bounds(k, scores, points, draws, settings["level"])
     except DataError as error:
         notes.append(f"no bounds of the regret: {error}")
+    if regret:
+        notes.append(
+            f"the bounds of the regret come from the estimates by {used}; what these get wrong for another reason than chance is not in them"
+        )
+    return regret
+
+
+def _statistic(candidate: Candidate, name: str) -> Statistic | None:
+    return next((e.statistic for e in candidate.estimates if e.name == name and e.reason is None), None)
+
+
+def _choice(
+    statistics: list[Statistic], kind: str, name: str, groups: Array | None, settings: dict[str, Any], notes: list[str]
+) -> Choice | None:
+    """The honest value of choosing by the estimates; what it leaves out, or why there is none, goes to `notes`."""
     if kind == "other":
         notes.append("the selector does not read the estimates, so its choice does not inflate them: no winner's-curse correction is due")
-        return None, regret
+        return None
     if kind == "lower":
         notes.append("the winner's curse is measured for a choice by the estimate itself; choosing by its lower end inflates it less")
+    if name not in CORRECTED:
+        notes.append(f"{name} is fitted to both halves of the episodes: the correction leaves out what the halves share by it")
     try:
-        return winners_curse(statistics, seed=settings["seed"], level=settings["level"], groups=groups), regret
+        return winners_curse(statistics, seed=settings["seed"], level=settings["level"], groups=groups)
     except DataError as error:
         notes.append(f"no winner's-curse correction: {error}")
-        return None, regret
+        return None
 
 
 def _number(value: float | None) -> float:

@@ -15,10 +15,10 @@ import numpy as np
 
 from stitchrl.core.errors import DataError
 from stitchrl.core.intervals import Interval
+from stitchrl.evaluation.confidence import draws_together
 from stitchrl.evaluation.evidence import Statistic
 
 Array = np.ndarray[Any, np.dtype[Any]]
-_ENTRIES = 4_000_000  # of a block of bootstrap counts
 _UNDEFINED = 0.05  # the largest share of draws in which a number may be undefined
 SPLITS = 20
 
@@ -76,25 +76,16 @@ def winners_curse(
     wins = np.bincount(picked, minlength=len(statistics)) / len(picked)
     optimism = float((own[picked, np.arange(len(picked))] - other)[known].mean())
     likely = np.flatnonzero(wins)
-    draws = bootstrap([statistics[c] for c in likely], seed=seed, resamples=resamples, groups=groups)
+    draws = draws_together([statistics[c] for c in likely], seed=seed, resamples=resamples, groups=groups)
     ends = np.nanquantile(draws - points[likely, None], [(1 - level) / 2, (1 + level) / 2], axis=1)  # [2, likely]
     low, high = honest + ends @ wins[likely]
     return Choice(chosen, float(points[chosen]), Interval(honest, float(low), float(high), level), optimism, wins)
 
 
-def bootstrap(statistics: Sequence[Statistic], *, seed: int, resamples: int = 1000, groups: Array | None = None) -> Array:
-    """Returns float64 `[n, resamples]`: every statistic on the same redrawn episodes (whole `groups [E]` where given)."""
-    units = _units(statistics, groups)
-    values = np.empty((len(statistics), resamples))
-    for start, counts in _blocks(units, resamples, np.random.default_rng(seed)):
-        values[:, start : start + len(counts)] = [s.value(counts) for s in statistics]
-    return values
-
-
 def regret_bounds(k: int, scores: Array, points: Array, draws: Array, level: float = 0.95) -> Interval:
     """Returns an interval of regret@k of the candidates with the k highest scores, where no true value is known; `estimate` is the plug-in.
 
-    points: `[n]` estimates; draws: `[n, R]` of them together (`bootstrap`). All pairwise differences are bounded at once (studentised
+    points: `[n]` estimates; draws: `[n, R]` of them together (`confidence.draws_together`). All pairwise differences are bounded at once (studentised
     maximum), as in multiple comparisons with the best (Hsu, 1981): the bounds hold whichever k were chosen. Raises DataError for n < 2.
     """
     n = len(points)
@@ -141,13 +132,3 @@ def _units(statistics: Sequence[Statistic], groups: Array | None) -> Array:
     if units.max() < 3:
         raise DataError(f"{units.max() + 1} episodes (or groups) cannot be drawn again or halved; expected at least 4")
     return np.asarray(units)
-
-
-def _blocks(units: Array, resamples: int, generator: np.random.Generator) -> Any:
-    """(first draw, counts `[draws, E]`) for all draws, a block at a time."""
-    number = int(units.max()) + 1
-    step = max(1, _ENTRIES // len(units))
-    for start in range(0, resamples, step):
-        size = min(step, resamples - start)
-        drawn = generator.multinomial(number, np.full(number, 1 / number), size).astype(np.float64)
-        yield start, drawn[:, units]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from stitchrl.core.intervals import Interval
 from stitchrl.report.page import INK, Section, box, drawing, figure, page, paragraph, plain, table, tiles
-from stitchrl.report.summary import interval_text, short_number, unbroken
+from stitchrl.report.summary import short_number, unbroken
 
 _CURVE = (1, 2, 3, 5, 10, 20, 50, 100)
 
@@ -22,8 +22,8 @@ def ranking_rows(selection: dict[str, Any]) -> list[list[str]]:
                 str(place) if c["score"] is not None else "–",
                 plain(c["name"]),
                 short_number(c["score"]),
-                f"not estimable: {plain(reason)}" if reason else interval_text(_interval(c["interval"])),
-                interval_text(_interval(c["difference_to_logged"])),
+                f"not estimable: {plain(reason)}" if reason else _interval_text(c["interval"]),
+                _interval_text(c["difference_to_logged"]),
                 "–" if share is None else f"{100 * share:.0f} %",
             ]
         )
@@ -46,13 +46,13 @@ def verdict_words(selection: dict[str, Any]) -> list[str]:
     if curse is not None:
         words.append(
             f"The highest estimate is {short_number(curse['naive'])}; chosen on one half of the episodes and estimated on the other it is "
-            f"{interval_text(_interval(curse['honest']))}: trust the second."
+            f"{_interval_text(curse['honest'])}: trust the second."
         )
     for k, bound in selection["regret_bounds"].items():
         what = "the first candidate" if k == "1" else f"the best of the first {k} candidates"
         words.append(
             f"Regret@{k}: {what} may be up to {short_number(bound['high'])} worse than the best of all (plug-in {short_number(bound['estimate'])}; "
-            f"{100 * bound['level']:g} % for all differences at once, without what the estimator itself gets wrong)."
+            f"{100 * bound['level']:g} % for all differences at once)."
         )
     agreement = {name: value for name, value in selection["agreement_with_truth"].items() if value is not None}
     if agreement:
@@ -121,11 +121,14 @@ def _value(candidate: dict[str, Any], name: str) -> str:
     return "–" if found is None else "not estimable" if found["not_estimable"] else short_number(found["value"])
 
 
-def _interval(value: dict[str, Any] | None) -> Interval | None:
+def _interval_text(value: dict[str, Any] | None) -> str:
+    """`0.739 [0.722, 0.755]`: as many digits as small differences between candidates need."""
     if value is None:
-        return None
-    ends = [float("nan") if value[key] is None else float(value[key]) for key in ("estimate", "low", "high")]
-    return Interval(ends[0], ends[1], ends[2], float(value["level"]))
+        return "–"
+    sizes = [abs(value[key]) for key in ("estimate", "low", "high") if value[key] is not None]
+    digits = max(0, min(4, 3 - math.floor(math.log10(max(*sizes, 1e-9)))) - 1)
+    estimate, low, high = (short_number(value[key], digits) for key in ("estimate", "low", "high"))
+    return f"{estimate} [{low}, {high}]"
 
 
 def _curve(curve: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, final
 
@@ -16,6 +17,7 @@ from stitchrl.data.sources.tables import TableSchema
 from stitchrl.verbs.flags import parse
 
 if TYPE_CHECKING:
+    from stitchrl.agent import Agent
     from stitchrl.data.dataset import Dataset
     from stitchrl.evaluation.evidence import Target
     from stitchrl.evaluation.selection import Estimates, Provenance, Selection
@@ -44,6 +46,8 @@ class Select:
     """what a timeout is: a cut in an episode that goes on, or its end"""
     sampled: bool = False
     """judge policies that draw their actions instead of taking the mode or mean"""
+    quick: bool = False
+    """fewer bootstrap draws, one seed and fewer steps of fitted values"""
     against_recorded: bool = False
     """also tell how the ranking agrees with what the runs' evaluations recorded; the ranking itself never reads them"""
     level: OpenFraction = 0.95
@@ -59,15 +63,16 @@ def select(arguments: Sequence[str]) -> int:
         Select, arguments, PROG, "Rank trained policies by a log alone: estimates with intervals, and what choosing the best is worth."
     )
     from stitchrl.core.settings import check_settings
-    from stitchrl.evaluation.trust import estimates
+    from stitchrl.evaluation.estimates import estimates
 
     check_settings(a, PROG)
-    print(selected_text(run_selection(a, estimates)))
+    print(selected_text(run_selection(a, partial(estimates, quick=a.quick))))
     return 0
 
 
 def run_selection(a: Select, estimate: Estimates) -> Selection:
     """Returns the selection that the flags ask for and writes its files; `estimate` gives all estimates of one policy."""
+    from stitchrl.agent import load
     from stitchrl.core.files import write_json
     from stitchrl.evaluation.selection import select as choose
     from stitchrl.recipes import datasets
@@ -79,10 +84,12 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
     if a.top < 1:
         raise ConfigError(f"{PROG}: --top is {a.top}; expected at least 1")
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
-    read = [_candidates(path, dataset, a) for path in a.runs]
+    agents = [load(path) for path in a.runs]
+    discount = _discount(a, agents, dataset)
+    read = [_candidates(path, agent, dataset, a, discount) for path, agent in zip(a.runs, agents, strict=True)]
     targets = [t for found in read for t in found.targets]
     made = choose(
-        targets, dataset, _told(estimate, len(targets)), discount=_discount(a, read, dataset), selector=a.selector,
+        targets, dataset, _told(estimate, len(targets)), discount=discount, selector=a.selector,
         others={name: [v for found in read for v in found.scores[name]] for name in ("believed", "td_error")},
         clock=a.clock, level=a.level, seed=a.seed, top=a.top,
         provenance=[p for found in read for p in found.provenance],
@@ -105,16 +112,13 @@ class _Read:
     scores: dict[str, list[float | None]]
     provenance: list[Provenance]
     recorded: list[float | None]
-    discount: float | None
 
 
-def _candidates(path: Path, dataset: Dataset, a: Select) -> _Read:
-    from stitchrl.agent import load
+def _candidates(path: Path, agent: Agent, dataset: Dataset, a: Select, discount: float) -> _Read:
     from stitchrl.evaluation.critic_scores import CriticScores, critic_scores
     from stitchrl.evaluation.evidence import AgentTarget
     from stitchrl.evaluation.judge import check_fits
 
-    agent = load(path)
     check_fits(agent.spec, dataset.spec, f"the log {a.data}")
     targets: list[Target] = []
     for seed in agent.seeds:
@@ -129,16 +133,15 @@ def _candidates(path: Path, dataset: Dataset, a: Select) -> _Read:
         critic = CriticScores(None, None)  # only compared with, where there is a checkpoint
         print(f"{PROG}: no scores of the critic: {error}", file=sys.stderr)
     nothing: list[float | None] = [None] * len(agent.seeds)
-    provenance, recorded = _history(path, dataset)
-    discount = getattr(agent.config, "discount", None)
+    provenance, recorded = _history(path, dataset, discount)
     return _Read(
         targets, {"believed": [*(critic.believed or nothing)], "td_error": [*(critic.td_error or nothing)]}, [provenance] * len(targets),
-        recorded or nothing, None if discount is None else float(discount),
+        recorded or nothing,
     )  # fmt: skip
 
 
-def _history(path: Path, dataset: Dataset) -> tuple[Provenance, list[float | None] | None]:
-    """What the run's files tell of its use of the environment, and the last values recorded there, one for each seed."""
+def _history(path: Path, dataset: Dataset, discount: float) -> tuple[Provenance, list[float | None] | None]:
+    """What the run's files tell of its use of the environment, and the last values recorded there by this discount, one for each seed."""
     from stitchrl.evaluation.selection import Provenance
     from stitchrl.report.records_reader import read_run
     from stitchrl.report.summary import online_episodes
@@ -152,19 +155,25 @@ def _history(path: Path, dataset: Dataset) -> tuple[Provenance, list[float | Non
     if not run.evaluations:  # an environment is named and no evaluation is recorded: its file may be gone
         return Provenance(str(path), 0 if offline else None, 0, same), None
     last = run.evaluations[-1]
-    values = (
-        last.exact_value if last.exact_value is not None else None if last.discounted_returns is None else last.discounted_returns.mean(1)
-    )
+    # recorded by the discount of the algorithm; exact values of one that has none by the task's, its returns by 1
+    own = (run.config.get("settings") or {}).get("discount")
+    values = None
+    if own == discount and last.exact_value is not None:
+        values = last.exact_value
+    elif own == discount and last.discounted_returns is not None:
+        values = last.discounted_returns.mean(1)
+    elif discount == 1:
+        values = last.returns.mean(1)
     provenance = Provenance(str(path), online_episodes(run), len(run.evaluations), same)
     return provenance, None if values is None else [float(v) for v in values]
 
 
-def _discount(a: Select, read: Sequence[_Read], dataset: Dataset) -> float:
-    own = sorted({found.discount for found in read if found.discount is not None})
+def _discount(a: Select, agents: Sequence[Agent], dataset: Dataset) -> float:
     if a.discount is not None:
         if not 0 <= a.discount <= 1:
             raise ConfigError(f"{PROG}: --discount is {a.discount}; expected a number from 0 to 1")
         return a.discount
+    own = sorted({float(agent.config.discount) for agent in agents if hasattr(agent.config, "discount")})
     if len(own) > 1:
         raise ConfigError(
             f"{PROG}: the runs were trained with discounts {', '.join(map(str, own))}; say with --discount by which to judge all"

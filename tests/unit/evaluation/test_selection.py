@@ -18,9 +18,10 @@ from stitchrl.core.intervals import Interval
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import selection_metrics as metrics
+from stitchrl.evaluation.confidence import draws_together
 from stitchrl.evaluation.evidence import Estimate, Mean, Ratio, TableTarget
 from stitchrl.evaluation.selection import LOGGED, Provenance, Selection, likeness, select
-from stitchrl.evaluation.selection_bounds import bootstrap, regret_bounds, winners_curse
+from stitchrl.evaluation.selection_bounds import regret_bounds, winners_curse
 from stitchrl.report.selection_page import provenance_words, selection_page
 from stitchrl.verbs.select import Select, run_selection, selected_text
 
@@ -186,7 +187,7 @@ def test_too_few_episodes_are_told() -> None:
     with pytest.raises(DataError, match="no candidate can be estimated"):
         winners_curse([rare, rare], seed=0)
     with pytest.raises(DataError, match="without an estimate"):
-        regret_bounds(1, np.ones(2), np.ones(2), bootstrap([rare, rare], seed=0))
+        regret_bounds(1, np.ones(2), np.ones(2), draws_together([rare, rare], seed=0))
 
 
 def test_the_regret_s_bounds_hold_also_for_the_best_by_the_same_numbers() -> None:
@@ -197,7 +198,7 @@ def test_the_regret_s_bounds_hold_also_for_the_best_by_the_same_numbers() -> Non
         generator = np.random.default_rng(trial)
         values = generator.normal(size=(10, 80)) + generator.normal(size=80) + true[:, None]  # what all share cancels
         points = values.mean(1)
-        draws = bootstrap([Mean(v) for v in values], seed=trial, resamples=200)
+        draws = draws_together([Mean(v) for v in values], seed=trial, resamples=200)
         for k in covered:
             bound = regret_bounds(k, points, points, draws)
             assert 0 <= bound.low <= bound.estimate <= bound.high
@@ -222,7 +223,7 @@ def log(episodes: int = 200) -> Dataset:
     generator = np.random.default_rng(0)
     actions = generator.integers(0, 2, episodes)
     rewards = (generator.random(episodes) < np.where(actions == 1, 0.8, 0.3)).astype(np.float32)
-    columns = {
+    columns: dict[str, Any] = {
         "observations": generator.integers(0, 2, episodes),
         "actions": actions,
         "rewards": rewards,
@@ -249,7 +250,7 @@ def policies() -> list[TableTarget]:
 
 
 def chosen(**more: Any) -> Selection:
-    return select(policies(), log(), estimates, discount=1.0, **more)  # type: ignore[arg-type]
+    return select(policies(), log(), estimates, discount=1.0, **more)
 
 
 def test_a_selection_ranks_names_what_is_not_estimable_and_repeats() -> None:
@@ -269,6 +270,12 @@ def test_a_selection_ranks_names_what_is_not_estimable_and_repeats() -> None:
     assert found.regret[1].low == 0 and len(found.uniform) == 3
     assert found.uniform[-1] == found.ranked[-1] == pytest.approx(by_name["good"].estimate.value)
     assert json.dumps(found.to_json(), allow_nan=False) == json.dumps(chosen().to_json(), allow_nan=False)
+
+
+def test_bounds_need_estimates_of_all_that_are_ranked() -> None:
+    found = chosen(selector="believed", others={"believed": [0.1, 0.9, 0.5, 0.3]})  # `mute` is ranked first, and has no estimate
+    assert found.regret == {} and any("at most 4 of 4" in note for note in found.notes) is False
+    assert any("no bounds of the regret: at most 3 of 4 candidates" in note for note in found.notes)
 
 
 def test_selectors() -> None:
@@ -298,7 +305,7 @@ def test_likeness_by_hand() -> None:
             return np.ones((count, len(observations), 1))
 
     spec = Spec(Box((1,)), Box((1,), (-4.0,), (4.0,)))
-    columns = {
+    columns: dict[str, Any] = {
         "observations": np.zeros((2, 1), np.float32),
         "actions": np.array([[-1.0], [3.0]], np.float32),
         "rewards": np.zeros(2, np.float32),
@@ -355,7 +362,7 @@ def test_the_verb_reads_runs_their_critics_and_their_history(tmp_path: Path) -> 
     asked = Select(
         runs=(tmp_path / "bc", tmp_path / "q_learning"), data=str(tmp_path / "coins"), json=tmp_path / "s.json", html=tmp_path / "s.html"
     )
-    found = run_selection(asked, estimates)  # type: ignore[arg-type]
+    found = run_selection(asked, estimates)
     assert found.discount == 0.9
     assert {c.name for c in found.candidates} == {"bc, seed 0", "bc, seed 1", "q_learning, seed 0", "q_learning, seed 1", LOGGED}
     written = json.loads((tmp_path / "s.json").read_text())
@@ -367,13 +374,13 @@ def test_the_verb_reads_runs_their_critics_and_their_history(tmp_path: Path) -> 
     assert by_name["q_learning, seed 1"]["scores"]["td_error"] < 0
     config = json.loads((tmp_path / "bc" / "config.json").read_text())
     (tmp_path / "bc" / "config.json").write_text(json.dumps(config | {"environment": {"id": "stitchrl/Coins-v0", "options": {}}}))
-    assert "for 1 of 2 runs the files do not tell" in provenance_words(run_selection(asked, estimates).to_json())  # type: ignore[arg-type]
+    assert "for 1 of 2 runs the files do not tell" in provenance_words(run_selection(asked, estimates).to_json())
     line = {"step": 40, "environment": "x", "returns": [[1, 0, 1], [1, 1, 1]], "discounted_returns": [[1, 0, 1], [1, 1, 1]]}
     (tmp_path / "bc" / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
-    again = run_selection(asked, estimates).to_json()  # type: ignore[arg-type]
+    again = run_selection(asked, estimates).to_json()
     assert "6 online episodes in 1 evaluations" in provenance_words(again) and all(c["truth"] is None for c in again["candidates"])
     with pytest.raises(ConfigError, match="at least one run"):
-        run_selection(Select(runs=(), data="x"), estimates)  # type: ignore[arg-type]
+        run_selection(Select(runs=(), data="x"), estimates)
 
 
 def test_the_temporal_difference_error_by_hand(tmp_path: Path) -> None:
@@ -391,7 +398,7 @@ def test_the_temporal_difference_error_by_hand(tmp_path: Path) -> None:
         found = critic_scores(tmp_path / str(scale), result.agent, data)
         import torch
 
-        critic = result.agent.policy.critic  # its policy is its critic, acting greedily
+        critic: Any = result.agent.policy.critic  # its policy is its critic, acting greedily
         q = torch.func.functional_call(
             critic, {k.removeprefix("critic."): v for k, v in result.agent.parameters.items()}, (torch.arange(2),)
         ).mean(0).detach().numpy()  # fmt: skip
