@@ -15,6 +15,14 @@ from numpy.typing import ArrayLike
 from stitchrl.core.errors import DataError
 from stitchrl.evaluation.evidence import Array, Episodes
 
+MIN_UNITS = 30  # episodes, or groups of them
+MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE = 30, 0.05  # Kish's number of units: at least both
+MAX_SHARE = 0.07  # of all weight, in one unit
+MAX_K = 0.7
+MAX_ERRORS, MAX_OFF = 3.0, 0.05  # the mean weight may miss 1 by the larger of three standard errors and 0.05
+MAX_CUT_OFF = 0.05  # of the discount left where the clock ended the episodes
+_ROUNDING = 1e-9  # of sums of weights
+
 
 def kish(log_weights: ArrayLike) -> float:
     """Returns Kish's effective sample size (sum w)² / sum w² of the weights exp(`log_weights [n]`): n where all are equal, 0 where all are 0."""
@@ -118,3 +126,121 @@ def _generalised_pareto_shape(exceedances: Array) -> float:
     posterior = np.exp(profile - profile.max())
     best: Any = (b * posterior).sum() / posterior.sum()
     return float(np.log1p(-best * exceedances).mean())
+
+
+# --------------------------------------------------------------------------------------------------------------------- gates
+
+
+def trajectory_gate(episodes: Episodes) -> str | None:
+    """Returns in words why a policy's value cannot be estimated by the weights of whole episodes, or None where it can.
+
+    Refused: no density; under 30 episodes (groups, where there are any); every weight 0; Kish's effective number under the larger of 30 and 5 %;
+    one unit with over 7 % of the weight; Pareto k above 0.7; a mean weight, whose expectation is 1, off by more than 3 standard errors and 0.05
+    (the log lacks what the policy does, or the propensities are wrong); over 5 % of the discount left where the clock cut the episodes off.
+
+    Measured on 290 random tabular tasks (30 to 1,000 episodes of 1 to 40 steps, dense or sparse rewards, policies near to and far from the log;
+    39,060 logs, expanded percentiles at 0.95 of 500 draws): of the 53 % of logs admitted, IS, WIS, PDIS, WPDIS cover 0.940, 0.940, 0.943, 0.943;
+    of those whose effective number is under 30 % of the episodes, 0.929, 0.924, 0.950, 0.948. Kish's number of 10 to 20 with 5 %, the usual rule,
+    covered 0.82, 0.88, 0.90, 0.91, and BCa less; a mean weight over 3 standard errors off, 0.55, 0.78, 0.79, 0.88.
+    """
+    if episodes.log_ratios is None:
+        return _refusal(
+            "a deterministic policy of continuous actions has no density to weight episodes by",
+            "a stochastic policy, or an estimator of values",
+        )
+    units = _unit_count(episodes)
+    if units < MIN_UNITS:
+        return _few(units, episodes)
+    log_weights = trajectory_log_weights(episodes)
+    reason = _spread(_by_unit(log_weights, episodes), episodes, "whole-episode weights") or _heavy(log_weights, "whole-episode weights")
+    return reason or _off_one(log_weights, episodes) or _cut(episodes)
+
+
+def marginal_gate(ratios: Array, episodes: Episodes) -> str | None:
+    """Returns in words why a policy's value cannot be estimated by ratios `[N]` of visits to logged steps, or None where it can.
+
+    An episode weighs sum of discount^t · ratio. The bounds are `trajectory_gate`'s for the number of episodes, Kish's effective number, the largest
+    share and Pareto k, measured there and not anew for ratios. What the clock cut off is no reason: ratios can follow what goes on.
+    Raises DataError where ratios are not of shape `[N]`, negative or not finite.
+    """
+    mu = np.asarray(ratios, np.float64)
+    if mu.shape != np.shape(episodes.rewards):
+        raise DataError(f"marginal ratios have shape {list(mu.shape)}; expected one for each of {len(episodes.rewards)} steps")
+    if not (np.isfinite(mu) & (mu >= 0)).all():
+        raise DataError(
+            f"marginal ratios: {int((~(np.isfinite(mu) & (mu >= 0))).sum())} of {len(mu)} are negative or not finite; expected numbers from 0"
+        )
+    units = _unit_count(episodes)
+    if units < MIN_UNITS:
+        return _few(units, episodes)
+    with np.errstate(divide="ignore"):
+        log_weights = np.log(episodes.discounted(mu))
+    return _spread(_by_unit(log_weights, episodes), episodes, "marginal weights") or _heavy(log_weights, "marginal weights")
+
+
+def _refusal(found: str, needed: str) -> str:
+    return f"not estimable: {found}; needs {needed}"
+
+
+def _unit_count(episodes: Episodes) -> int:
+    return episodes.count if episodes.groups is None else len(np.unique(episodes.groups))
+
+
+def _word(episodes: Episodes) -> str:
+    return "episodes" if episodes.groups is None else "groups of episodes"
+
+
+def _few(units: int, episodes: Episodes) -> str:
+    return _refusal(f"{units} {_word(episodes)}", f"at least {MIN_UNITS}")
+
+
+def _by_unit(log_weights: Array, episodes: Episodes) -> Array:
+    """Returns the log of each unit's sum of weights: an episode's own, or its group's `[G]`."""
+    if episodes.groups is None:
+        return log_weights
+    _, member = np.unique(episodes.groups, return_inverse=True)
+    top = float(log_weights.max())
+    if top == -math.inf:
+        return np.full(member.max() + 1, -np.inf)
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(np.bincount(member, np.exp(log_weights - top))) + top)
+
+
+def _spread(log_weights: Array, episodes: Episodes, name: str) -> str | None:
+    """Returns why too few units carry the weight."""
+    units, word = len(log_weights), _word(episodes)
+    size = kish(log_weights)
+    if size == 0:
+        return _refusal(f"the {name} are 0 in all {units} {word}: the policy never does what was logged", "a policy nearer to the log")
+    needed = max(MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE * units)
+    if size < needed - _ROUNDING * units:
+        return _refusal(f"the {name} of {units} {word} are worth {size:.1f} equal ones", f"at least {needed:.0f}")
+    share = largest_share(log_weights)
+    if share > MAX_SHARE + _ROUNDING:
+        return _refusal(f"one of {units} {word} has {share:.1%} of the {name}", f"at most {MAX_SHARE:.0%}")
+    return None
+
+
+def _heavy(log_weights: Array, name: str) -> str | None:
+    k = pareto_k(log_weights)
+    return _refusal(f"the tail of the {name} has Pareto k {k:.2f}", f"at most {MAX_K}") if k > MAX_K else None
+
+
+def _off_one(log_weights: Array, episodes: Episodes) -> str | None:
+    """Returns why the mean weight cannot be that of a log that holds what the policy does."""
+    units = np.exp(_by_unit(log_weights, episodes))
+    mean, error = float(units.sum() / episodes.count), float(units.std(ddof=1)) * math.sqrt(len(units)) / episodes.count
+    if abs(mean - 1) <= max(MAX_ERRORS * error, MAX_OFF):
+        return None
+    found = f"the mean whole-episode weight is {mean:.3g}, its standard error {error:.2g}, and must be 1: actions of the policy are missing from the log"
+    return _refusal(f"{found}, or the propensities are wrong", f"within {MAX_ERRORS:.0f} standard errors or {MAX_OFF}")
+
+
+def _cut(episodes: Episodes) -> str | None:
+    cut = episodes.cut_off()
+    if cut <= MAX_CUT_OFF:
+        return None
+    return _refusal(
+        f"the clock ended episodes with {cut:.1%} of the discount left, worth what no log shows",
+        f"at most {MAX_CUT_OFF:.0%}, a smaller discount, or a task that the clock ends",
+    )
