@@ -215,7 +215,7 @@ def verdict(checks: Iterable[Check]) -> Verdict:
 
 def _change(one: Check) -> str:
     if one.status == "not run" and one.remedy is None:
-        return f"the check {_title(one)} run: {_phrase(one)}"
+        return f"the check {_title(one)}, which was not run: {_phrase(one)}"
     return one.remedy or RULES[one.name].change
 
 

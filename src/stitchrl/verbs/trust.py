@@ -1,0 +1,116 @@
+"""`stitchrl trust RUN --data D`: may this policy be used, judged from a log alone."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal, final
+
+import tyro
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import Natural, OpenFraction
+from stitchrl.data.sources.tables import TableSchema
+from stitchrl.verbs.flags import parse
+
+PROG = "stitchrl trust"
+QUESTION = ("seed", "sampled", "discount", "clock", "level", "random_seed", "quick", "subgroups", "loggers")
+_FILES = ("--html", "--json")
+
+
+@final
+@dataclass(frozen=True)
+class TrustFlags:
+    run: Annotated[Path, tyro.conf.Positional]
+    """a run directory or a saved policy"""
+    data: str
+    """the log to judge by, better one that the run was not trained on: a built-in dataset, a file or a directory"""
+    schema: Path | None = None
+    """JSON or TOML file with the columns of a table"""
+    table: TableSchema = field(default_factory=TableSchema)
+    """the same as flags"""
+    html: Path | None = None
+    """default RUN/trust.html where RUN is a run directory"""
+    json: Path | None = None
+    """default RUN/trust.json where RUN is a run directory"""
+    seed: int | None = None
+    """which of the run's seeds; None: its first"""
+    sampled: bool = False
+    """judge the policy that draws its actions instead of taking the mode or mean"""
+    discount: float | None = None
+    """None: that of the run"""
+    clock: Literal["auto", "continues", "ends"] = "auto"
+    """what a timeout is: a cut in an episode that goes on, or its end; auto: as the log looks"""
+    level: OpenFraction = 0.95
+    """of the intervals"""
+    subgroups: tuple[str, ...] = ()
+    """columns of the log whose values are groups, each with a difference of its own"""
+    loggers: str = "infos/policy_id"
+    """column that tells which of several policies acted"""
+    random_seed: Natural = 0
+    """of every draw made; the same gives the same JSON"""
+    quick: bool = False
+    """leave out the long self-checks"""
+
+
+def trust(arguments: Sequence[str]) -> int:
+    """Prints the verdict and writes the report; returns 0 for supported, 3 for not supported, 4 for not estimable."""
+    a = parse(
+        TrustFlags, arguments, PROG, "May this policy be used? Exit code 0: supported (with limits), 3: not supported, 4: not estimable."
+    )
+    from stitchrl import api
+    from stitchrl.core.settings import check_settings
+    from stitchrl.recipes import datasets
+    from stitchrl.verbs.data import table_options
+
+    check_settings(a, PROG)
+    if not a.run.exists():
+        raise ConfigError(f"{a.run}: no such run directory or saved policy")
+    files_of(a)  # a mistake in them is told before the work
+    judged = api.trust(a.run, datasets.load(a.data, **table_options(a.schema, a.table)), command=command(arguments), **question(a))
+    return tell(a, judged.record, judged.seconds)
+
+
+def question(a: TrustFlags) -> dict[str, Any]:
+    """Returns the flags that say what is asked, by their names in `stitchrl.api.trust`."""
+    return {name: getattr(a, name) for name in QUESTION}
+
+
+def tell(a: TrustFlags, record: dict[str, Any], seconds: dict[str, float]) -> int:
+    """Prints the text, writes the page and the JSON, and returns the verdict's exit code."""
+    from stitchrl.core.files import write_atomically, write_json
+    from stitchrl.report.trust_page import trust_page, trust_text
+
+    html, json = files_of(a)
+    print(trust_text(record, seconds))
+    if json is not None:
+        write_json(json, record)
+    if html is not None:
+        write_atomically(html, trust_page(record, seconds).encode())
+    for file in (html, json):
+        if file is not None:
+            print(file)
+    return int(record["verdict"]["exit_code"])
+
+
+def command(arguments: Sequence[str]) -> str:
+    """Returns the command as it is recorded: without the files to write, which change nothing in the report."""
+    kept, skip = [], False
+    for argument in arguments:
+        if not skip and argument.partition("=")[0] not in _FILES:
+            kept.append(argument)
+        skip = not skip and argument in _FILES  # the next one is the file
+    return shlex.join(["stitchrl", "trust", *kept])
+
+
+def files_of(a: TrustFlags) -> tuple[Path | None, Path | None]:
+    """Returns the page and the JSON to write: those asked for; in a run directory both. Raises ConfigError where there is no such place."""
+    home = a.run if (a.run / "config.json").is_file() and (a.run / "policy").is_dir() else None
+    html = a.html if a.html is not None or home is None else home / "trust.html"
+    json = a.json if a.json is not None or home is None else home / "trust.json"
+    for file in (html, json):
+        if file is not None and not file.parent.is_dir():
+            raise ConfigError(f"{file}: there is no directory {file.parent} to write into")
+    return html, json
