@@ -95,8 +95,8 @@ class Support:
 def support(dataset: Dataset, target: Target, behaviour: Behaviour, *, seed: int) -> Support:
     """Returns the support of the policy's decisions at the logged states; the same for the same seed.
 
-    Long logs are judged on a sample: 100,000 steps (200,000 in discrete states) for discrete actions, 20,000 against 50,000 for continuous ones. Raises DataError
-    where the policy's spaces are not the log's, or its actions not finite.
+    Long logs are judged on a sample: 100,000 steps (200,000 in discrete states) for discrete actions, 20,000 against 50,000 for
+    continuous ones. Raises DataError where the policy's spaces are not the log's, or its actions not finite.
     """
     sizes = [
         [space.n if isinstance(space, Discrete) else space.shape for space in (spec.observation, spec.action)]
