@@ -232,8 +232,11 @@ def _off_one(log_weights: Array, episodes: Episodes) -> str | None:
     mean, error = float(units.sum() / episodes.count), float(units.std(ddof=1)) * math.sqrt(len(units)) / episodes.count
     if abs(mean - 1) <= max(MAX_ERRORS * error, MAX_OFF):
         return None
-    found = f"the mean whole-episode weight is {mean:.3g}, its standard error {error:.2g}, and must be 1: actions of the policy are missing from the log"
-    return _refusal(f"{found}, or the propensities are wrong", f"within {MAX_ERRORS:.0f} standard errors or {MAX_OFF}")
+    found = f"the mean whole-episode weight is {mean:.3g}, its standard error {error:.2g}, where 1 is right"
+    return _refusal(
+        f"{found}: the log lacks actions of the policy, or the propensities are wrong",
+        f"within {MAX_ERRORS:.0f} standard errors or {MAX_OFF}",
+    )
 
 
 def _cut(episodes: Episodes) -> str | None:
