@@ -7,7 +7,7 @@ device, so that a batch is a single gather, and the kind unpacks the gathered ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, final
+from typing import Any, NamedTuple, Protocol, final
 
 from torch import Tensor
 
@@ -59,4 +59,43 @@ class Transitions:
         )
 
 
-BatchKind = Transitions
+class PolicyBatch(NamedTuple):
+    """`s, a, r, s_next, terminal, policy = batch`: a transition batch with what a fixed policy does at the next observations."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor
+    next_policy: Tensor  # probabilities [B, n] of discrete actions, or K drawn actions [B, K, A]
+
+
+@final
+@dataclass(frozen=True)
+class PolicyTransitions:
+    """Single steps with a policy's probabilities or `draws` drawn actions at the next observations, computed before learning."""
+
+    draws: int = 1  # of a continuous policy; read from the rows, so that one kind serves any number
+
+    def columns(self, spec: Spec) -> dict[str, int]:
+        """Returns the packed columns in order, with their widths."""
+        policy = spec.action.n if isinstance(spec.action, Discrete) else self.draws * spec.action.size
+        return Transitions.columns(spec) | {"next_policy": policy}
+
+    def unpack(self, rows: Tensor, spec: Spec) -> PolicyBatch:
+        """Returns the batch in packed `rows [B, width]`."""
+        step = sum(Transitions.columns(spec).values())
+        policy = rows[:, step:]
+        if not isinstance(spec.action, Discrete):
+            policy = policy.unflatten(-1, (-1, *spec.action.shape))
+        return PolicyBatch(*Transitions().unpack(rows[:, :step], spec), policy)
+
+
+class BatchKind(Protocol):
+    """Which columns of the log a batch is packed from, and how it is unpacked."""
+
+    def columns(self, spec: Spec) -> dict[str, int]:
+        """Returns the packed columns in order, with their widths."""
+
+    def unpack(self, rows: Tensor, spec: Spec) -> Any:
+        """Returns the named tensors in packed `rows [B, width]`."""

@@ -43,6 +43,18 @@ class DeviceRows(Rows):
 
 
 @final
+class ChosenRows(Rows):
+    """Some rows of a table on the device, by their positions `[M]` in it: parts of one log learn from one table."""
+
+    def __init__(self, table: Tensor, positions: Tensor) -> None:
+        self.table, self.positions = table, positions
+        self.size = len(positions)
+
+    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+        return self.table, self.positions[index]
+
+
+@final
 class StreamedRows(Rows):
     """Rows packed when a block of steps asks for them, from columns that may be larger than memory."""
 
