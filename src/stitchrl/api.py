@@ -23,8 +23,8 @@ from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
 
 if TYPE_CHECKING:
-    from stitchrl.evaluation.trust import Trust
     from stitchrl.evaluation.trust_checks import Provenance
+    from stitchrl.evaluation.trust_report import Trust
 
 
 def load(data: str | Path, **options: Any) -> Dataset:
@@ -109,8 +109,8 @@ def trust(
     from, the episodes that the run held out are judged on; it says so where there are none. Raises DataError, ConfigError, CheckpointError.
     """
     from stitchrl.evaluation.evidence import AgentTarget  # these load scipy and more, which training does not need
-    from stitchrl.evaluation.trust import Question
-    from stitchrl.evaluation.trust import trust as judge
+    from stitchrl.evaluation.trust_report import Question
+    from stitchrl.evaluation.trust_report import trust as judge
     from stitchrl.evaluation.value_sanity import value_sanity
 
     acting = policy if isinstance(policy, Agent) else load_policy(policy)

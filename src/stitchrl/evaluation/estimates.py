@@ -26,7 +26,7 @@ from stitchrl.evaluation.evidence import Clock, Difference, Episodes, Estimate, 
 from stitchrl.evaluation.fqe import Fitted, cross_fitted
 from stitchrl.evaluation.importance_sampling import behaviour_value, trajectory_estimators
 from stitchrl.evaluation.marginalized import Ratios, marginal_ratios
-from stitchrl.evaluation.model_based import model_based_value
+from stitchrl.evaluation.model_based import ModelValue, model_based_value
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -105,7 +105,7 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     direct = {
         "fqe": (None if fitted is None else float(fitted.model.v_start.mean()), no_fit, spread),
         "marginalized": (None if ratios is None else ratios.statistic.point, no_ratios, 0.0),
-        "model_based": (None if modelled is None else modelled.value, no_model, 0.0 if modelled is None else modelled.spread),
+        "model_based": (None if modelled is None else modelled.value, no_model, _seed_error(modelled)),
     }
     for name, (value, reason, _) in direct.items():
         found[name] = _centred(influence, value, reason, gates["marginal"])
@@ -145,7 +145,7 @@ def _ratios(dataset: Dataset, target: Target, how: How) -> Ratios:
     return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
 
 
-def _modelled(dataset: Dataset, target: Target, how: How) -> Any:
+def _modelled(dataset: Dataset, target: Target, how: How) -> ModelValue:
     return model_based_value(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
 
 
@@ -220,6 +220,11 @@ def _intervals(
     gap = of[chosen] - drawn[0]
     difference = interval(Difference(usable[chosen], base), gap)
     return tuple(result), difference, float(np.mean(gap < 0)), chosen, own
+
+
+def _seed_error(modelled: ModelValue | None) -> float:
+    """The error that other seeds of networks show; models of drawn episodes differ by the log's own error, which is counted already."""
+    return modelled.diagnostics["spread"] if modelled is not None and modelled.kind == "network" else 0.0
 
 
 def _widened(interval: Interval, spread: float) -> Interval:

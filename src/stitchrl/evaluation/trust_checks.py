@@ -202,7 +202,7 @@ def _policy(m: Measured) -> Iterator[Check]:
         else:
             told_all: Status = "pass" if len(told) == len(m.subgroups) else "warn"
             yield check(
-                "subgroups", status, f"none of {len(told)} subgroups is shown to lose; {len(m.subgroups) - len(told)} not estimable"
+                "subgroups", told_all, f"none of {len(told)} subgroups is shown to lose; {len(m.subgroups) - len(told)} not estimable"
             )
     if isinstance(m.confounding, str):
         yield check("confounding", "not run", _plain(m.confounding))
