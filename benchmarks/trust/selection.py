@@ -26,10 +26,12 @@ from stitchrl.core.errors import DataError
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.confidence import bootstrap
 from stitchrl.evaluation.critic_scores import critic_scores
-from stitchrl.evaluation.doubly_robust import doubly_robust_estimators
+from stitchrl.evaluation.doubly_robust import doubly_robust_estimators, drl
 from stitchrl.evaluation.evidence import AgentTarget, Clock, Episodes, Estimate, Model, Statistic, Target
 from stitchrl.evaluation.fqe import cross_fitted
 from stitchrl.evaluation.importance_sampling import trajectory_estimators
+from stitchrl.evaluation.marginalized import marginal_ratios
+from stitchrl.evaluation.model_based import model_based_value
 from stitchrl.evaluation.selection import likeness
 
 RAW = Path("benchmarks/trust/raw/selection.jsonl")
@@ -55,6 +57,8 @@ def estimates(dataset: Dataset, target: Target, *, discount: float, clock: Clock
     seconds = time.perf_counter() - started
     if "behaviour_log_probabilities" in dataset.columns:
         statistics |= _weighted(dataset, target, discount, fitted.model, seed)
+        ratios = marginal_ratios(dataset, target, discount=discount, clock=clock, seed=seed)
+        statistics |= {"marginalized": ratios.statistic, "drl": drl(_episodes(dataset, discount), fitted.model, ratios.mu)}
     made = []
     for name, statistic in statistics.items():
         interval = bootstrap(statistic, seed=seed, resamples=500, level=level)
@@ -65,10 +69,16 @@ def estimates(dataset: Dataset, target: Target, *, discount: float, clock: Clock
     return made
 
 
+def _episodes(dataset: Dataset, discount: float, ratios: Any = None) -> Episodes:
+    """Returns the log's numbers as estimators read them."""
+    rewards = np.asarray(dataset.rewards, np.float64)
+    return Episodes(dataset.offsets, rewards, np.asarray(dataset.terminals), discount, ratios)
+
+
 def _weighted(dataset: Dataset, target: Target, discount: float, model: Model, seed: int) -> dict[str, Statistic]:
     with np.errstate(invalid="ignore"):
         ratios = target.log_probabilities(dataset.observations, dataset.actions) - dataset.columns["behaviour_log_probabilities"]
-    episodes = Episodes(dataset.offsets, np.asarray(dataset.rewards, np.float64), np.asarray(dataset.terminals), discount, ratios)
+    episodes = _episodes(dataset, discount, ratios)
     found = dict(trajectory_estimators(episodes))
     try:
         found |= doubly_robust_estimators(episodes, model, seed=seed)
@@ -97,6 +107,8 @@ def score_case(case: str, cache: Path, done: set[tuple[str, str, int]]) -> None:
             made = estimates(dataset, target, discount=discount, clock="continues", level=0.9, seed=0)
             scores: dict[str, float | None] = {e.name: e.value for e in made}
             scores |= {f"lower:{e.name}": None if e.interval is None else e.interval.low for e in made}
+            if task == "icu-sepsis":
+                scores["model_based"] = model_based_value(dataset, target, discount=discount, clock="continues", members=1).value
             scores["likeness"] = likeness(target, dataset)
             scores["believed"] = None if critic.believed is None else critic.believed[i]
             scores["td_error"] = None if critic.td_error is None else critic.td_error[i]

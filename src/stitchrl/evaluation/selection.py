@@ -152,9 +152,11 @@ def select(
     """
     if not targets:
         raise DataError("nothing to select from; expected at least one trained policy")
-    made = [tuple(estimate(dataset, t, discount=discount, clock=clock, level=level, seed=seed)) for t in targets]
     scores = {"likeness": [likeness(t, dataset, seed=seed) for t in targets], **(others or {})}
-    kind, name = _parse(selector, made, scores)
+    made: list[tuple[Estimate, ...]] = []
+    for target in targets:
+        made.append(tuple(estimate(dataset, target, discount=discount, clock=clock, level=level, seed=seed)))
+        kind, name = _parse(selector, made, scores)  # known after the first: estimates may take minutes
     returns = dataset.returns(discount)
     if not np.isfinite(returns).all():
         raise DataError("the log has rewards that are not finite; `stitchrl data validate` lists them")
@@ -283,10 +285,13 @@ def _compared(candidates: list[Candidate], joint: list[int], draws: Array, level
 def _bounds(
     candidates: list[Candidate], own: str, groups: Array | None, resamples: int, settings: dict[str, Any], notes: list[str]
 ) -> dict[int, Interval]:
-    """Bounds of regret@1 and @top of all scored candidates, from the first estimator that all of them have; why there are none goes to `notes`."""
+    """Bounds of regret@1 and @top of all scored candidates, by the first of CORRECTED that all of them have, else by the selector's estimator.
+
+    What they rest on, or why there are none, goes to `notes`.
+    """
     scored = [c for c in candidates if c.score is not None]
     found: dict[str, list[Statistic]] = {}
-    for name in dict.fromkeys((own, *CORRECTED)):
+    for name in dict.fromkeys((*CORRECTED, own)):
         those = [c.estimate.statistic if c.name == LOGGED else _statistic(c, name) for c in scored]
         found[name] = [s for s in those if s is not None and math.isfinite(s.point)]
     used = next((name for name, statistics in found.items() if len(statistics) == len(scored) > 1), "")

@@ -34,7 +34,10 @@ def curve_rows(selection: dict[str, Any]) -> list[tuple[int, str, str]]:
     """Returns (k, at random, in this order) for a few numbers of online trials."""
     curve = selection["expected_online_performance"]
     pairs = list(zip(curve["at_random"], curve["in_this_order"], strict=True))
-    return [(k, short_number(pairs[k - 1][0]), short_number(pairs[k - 1][1])) for k in _CURVE if k <= len(pairs)]
+    return [
+        (k, short_number(pairs[k - 1][0]), short_number(pairs[k - 1][1]))
+        for k in sorted({*(k for k in _CURVE if k < len(pairs)), len(pairs)} - {0})
+    ]
 
 
 def verdict_words(selection: dict[str, Any]) -> list[str]:
@@ -94,7 +97,7 @@ def selection_page(selection: dict[str, Any]) -> str:
     first = box(kind, words[0], *words[1:], "")
     first += tiles([("candidates", len(candidates)), ("estimable", sum(c["not_estimable"] is None for c in candidates))])
     sections = [
-        Section("The choice", first + box("note", "Provenance", provenance_words(selection))),
+        Section("The choice", first + box("note", provenance_words(selection))),
         Section("Ranking", paragraph(about) + table(heading, rows, label="ranking")),
     ]
     curve = selection["expected_online_performance"]
