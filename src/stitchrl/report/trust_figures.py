@@ -173,12 +173,12 @@ def sensitivity(curve: Sequence[Sequence[float]], flips: float | None) -> str:
         if flips is not None:
             axes.axvline(flips, color=COLOURS[1], linestyle="--", linewidth=1.4, label=f"the conclusion turns at {flips:.3g}")
             _legend(drawn)
-        axes.set_xlabel("Γ: odds of an action, hidden cause against none")
+        axes.set_xlabel("Γ: factor by which the weights may be wrong")
         axes.set_ylabel("difference to logged")
         axes.locator_params(nbins=6)
     return figure(
         drawn.svg,
-        "What the difference to the logged policy can be when a hidden cause changes the odds of an action by at most Γ.",
+        "What the difference to the logged policy can be when a hidden cause makes the weights wrong by at most a factor Γ.",
         f"Bounds from [{number(low[0])}, {number(high[0])}] at Γ = {gammas[0]:g} to [{number(low[-1])}, {number(high[-1])}] at {gammas[-1]:g}",
     )
 

@@ -184,7 +184,11 @@ def _estimates(record: Record) -> str:
     level = paragraph(
         f"Intervals at {100 * logged['level']:g} %. Disagreement of the estimators: {number(record['disagreement'])}.", "soft"
     )
-    detail = [(item["name"], Markup(_estimate(item))) for item in record["estimates"]]
+    alike: dict[str, list[str]] = {}  # estimators refused for the same reason are told together
+    for item in record["estimates"]:
+        alike.setdefault(_estimate(item) if item["interval"] is None else item["name"], []).append(item["name"])
+    told = {names[0]: ", ".join(names) for names in alike.values()}
+    detail = [(told[item["name"]], Markup(_estimate(item))) for item in record["estimates"] if item["name"] in told]
     return difference + forest + level + (table(("estimator", "value"), detail, label="Estimates") if detail else "")
 
 
@@ -251,7 +255,9 @@ def _risk(record: Record) -> str:
         rows.append((f"mean of the worst {risk['cvar']['alpha']:.0%} (CVaR)", interval_text(risk["cvar"]["interval"])))
     if risk["probability_worse"] is not None:
         rows.append(("probability of being worse than the logged policy", number(float(risk["probability_worse"]))))
-    returns = table(("of the policy", ""), rows, label="Risk") if rows else paragraph(f"Risk: {risk['reason'] or 'not estimable'}.")
+    returns = table(("of the policy", ""), rows, label="Risk") if rows else ""
+    if risk["reason"] or not rows:
+        returns += paragraph(f"Quantiles and CVaR: {risk['reason'] or 'not estimable'}.", "soft")
     groups = record["subgroups"]
     if not groups:
         return returns

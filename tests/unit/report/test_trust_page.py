@@ -157,6 +157,8 @@ def test_refused_estimates_are_told_with_their_reason_and_never_as_a_number(kind
     page = Page(html(kind))
     for item in record["estimates"]:
         assert (item["reason"] or interval_text(item["interval"])) in page.words
+    if kind == "not supported":
+        assert "drl, wdr, wpdis, mwl, model not estimable" in page.words, "one reason is told once"
     assert "None" not in page.words and not re.search(r"\bnan\b|\binf\b|Infinity", page.words, flags=re.IGNORECASE)
 
 

@@ -204,7 +204,7 @@ def supported() -> dict[str, Any]:
             "gamma_flips": 1.42,
             "curve": [[g / 10, 0.036 - 0.086 * (g / 10 - 1), 0.036 + 0.07 * (g / 10 - 1)] for g in range(10, 26)],
             "reason": None,
-            "words": f"{NO_TEST} A cause that changes the odds of an action by 1.42 would turn the conclusion.",
+            "words": f"{NO_TEST} A cause that makes the weights wrong by a factor of 1.42 would turn the conclusion.",
         },
         "leakage": [],
         "selection": {"online_evaluations": 0, "words": "chosen by its last checkpoint, no online evaluation"},
