@@ -19,7 +19,7 @@ MIN_UNITS = 30  # episodes, or groups of them
 MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE = 30, 0.05  # Kish's number of units: at least both
 MAX_SHARE = 0.07  # of all weight, in one unit
 MAX_K = 0.7
-MAX_ERRORS, MAX_OFF = 3.0, 0.05  # the mean weight may miss 1 by the larger of three standard errors and 0.05
+BELOW, ABOVE, MAX_OFF = 2.0, 3.0, 0.05  # standard errors by which the mean weight may miss 1, where it misses by more than 0.05
 MAX_CUT_OFF = 0.05  # of the discount left where the clock ended the episodes
 _ROUNDING = 1e-9  # of sums of weights
 
@@ -135,8 +135,8 @@ def trajectory_gate(episodes: Episodes) -> str | None:
     """Returns in words why a policy's value cannot be estimated by the weights of whole episodes, or None where it can.
 
     Refused: no density; under 30 episodes (groups, where there are any); every weight 0; Kish's effective number under the larger of 30 and 5 %;
-    one unit with over 7 % of the weight; Pareto k above 0.7; a mean weight, whose expectation is 1, off by more than 3 standard errors and 0.05
-    (the log lacks what the policy does, or the propensities are wrong); over 5 % of the discount left where the clock cut the episodes off.
+    one unit with over 7 % of the weight; Pareto k above 0.7; a mean weight, whose expectation is 1, off by more than 0.05 and 2 standard errors
+    below or 3 above (large weights that the log lacks are what misleads most); over 5 % of the discount left where the clock cut episodes off.
 
     Measured on 290 random tabular tasks (30 to 1,000 episodes of 1 to 40 steps, dense or sparse rewards, policies near to and far from the log;
     39,060 logs, expanded percentiles at 0.95 of 500 draws): of the 53 % of logs admitted, IS, WIS, PDIS, WPDIS cover 0.940, 0.940, 0.943, 0.943;
@@ -228,14 +228,15 @@ def _heavy(log_weights: Array, name: str) -> str | None:
 
 def _off_one(log_weights: Array, episodes: Episodes) -> str | None:
     """Returns why the mean weight cannot be that of a log that holds what the policy does."""
-    units = np.exp(_by_unit(log_weights, episodes))
-    mean, error = float(units.sum() / episodes.count), float(units.std(ddof=1)) * math.sqrt(len(units)) / episodes.count
-    if abs(mean - 1) <= max(MAX_ERRORS * error, MAX_OFF):
+    with np.errstate(over="ignore", invalid="ignore"):  # weights beyond what a float holds are off, too
+        units = np.exp(_by_unit(log_weights, episodes))
+        mean, error = float(units.sum() / episodes.count), float(units.std(ddof=1)) * math.sqrt(len(units)) / episodes.count
+    if math.isfinite(mean) and -max(BELOW * error, MAX_OFF) <= mean - 1 <= max(ABOVE * error, MAX_OFF):
         return None
     found = f"the mean whole-episode weight is {mean:.3g}, its standard error {error:.2g}, where 1 is right"
+    why = "the log lacks episodes as the policy would have them" if mean < 1 else "large weights came by chance"
     return _refusal(
-        f"{found}: the log lacks actions of the policy, or the propensities are wrong",
-        f"within {MAX_ERRORS:.0f} standard errors or {MAX_OFF}",
+        f"{found}: {why}, or the propensities are wrong", f"at most {BELOW:.0f} standard errors below 1, {ABOVE:.0f} above, or {MAX_OFF}"
     )
 
 

@@ -168,8 +168,10 @@ def test_trajectory_gate_reads_the_tail() -> None:
 def test_trajectory_gate_misses_what_the_log_lacks() -> None:
     """A policy that takes an action never logged in 4 of 10 cases: the weights of what was logged are even, and their mean 0.6."""
     reason = trajectory_gate(one_step(np.full(200, 0.6)))
-    assert reason is not None and "mean whole-episode weight is 0.6" in reason and "lacks actions" in reason
+    assert reason is not None and "mean whole-episode weight is 0.6" in reason and "the log lacks episodes" in reason
     assert trajectory_gate(one_step(np.full(200, 0.97))) is None  # within 0.05, as estimated propensities are
+    assert "came by chance, or the propensities are wrong" in str(trajectory_gate(one_step(np.full(200, 1.3))))
+    assert "weight is inf" in str(trajectory_gate(log_of(np.full((50, 2), 500.0))))
     noisy = np.random.default_rng(0).lognormal(-0.5, 1.0, 200)
     assert "mean whole-episode" not in str(trajectory_gate(one_step(noisy)))
 
