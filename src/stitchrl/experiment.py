@@ -258,17 +258,18 @@ class _Run:
     def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.probe is not None:
             metrics = metrics | self.probe.read_all(self.learner)
+        self.examine(step, metrics)
         self.records.metrics(step, steps_per_second, metrics)
         self.metrics = metrics
         if self.show is not None:
             self.show(step, self.plan.training.steps, steps_per_second, metrics)
-        self.examine(step, metrics)
 
     def examine(self, step: int, metrics: dict[str, list[float]]) -> None:
         """Writes what the run doctor says of a line of metrics, and tells of alarms that were never told."""
         changes, known = self.doctor.judge(step, metrics), {c.name for c in self.changes}
         self.changes += changes
-        self.records.alarms([c.to_json() for c in changes])
+        if changes or not self.metrics:  # an empty file from the first line on
+            self.records.alarms([c.to_json() for c in changes])
         for alarm in alarms_of(changes):
             if self.warn is not None and alarm.name not in known:
                 self.warn(alarm)
