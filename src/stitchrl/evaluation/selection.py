@@ -23,7 +23,8 @@ from stitchrl.evaluation.evidence import Clock, Estimate, Mean, Statistic, Targe
 from stitchrl.evaluation.selection_bounds import Choice, groups_of, regret_bounds, winners_curse
 
 Array = np.ndarray[Any, np.dtype[Any]]
-DEFAULT_ESTIMATOR = "fqe"  # chosen from benchmarks/trust/SELECTION.md
+# by default the first of these that all policies have an estimate by, else the one that most have; benchmarks/trust/SELECTION.md tells why
+DEFAULT_ESTIMATORS = ("drl", "fqe")
 LOGGED = "logged behaviour"
 # that fit nothing to the episodes but a model whose errors they correct, in the order in which they are asked for bounds
 CORRECTED = ("drl", "dr", "wdr", "magic", "wpdis", "wis", "pdis", "is")
@@ -201,14 +202,19 @@ def _parse(selector: str, made: Sequence[Sequence[Estimate]], others: Mapping[st
     """("value" | "lower" | "other", the estimator whose estimates are shown)"""
     names = list(dict.fromkeys(e.name for estimates in made for e in estimates))
     if selector in others:
-        return "other", DEFAULT_ESTIMATOR if DEFAULT_ESTIMATOR in names or not names else names[0]
+        return "other", _default(made, names)
     kind, _, name = selector.partition(":") if selector.startswith("lower") else ("value", "", selector)
     if name in ("", "default"):
-        name = DEFAULT_ESTIMATOR
+        name = _default(made, names)
     if name not in names or kind not in ("value", "lower"):
         options = ["default", *names, "lower", *(f"lower:{n}" for n in names[:1]), *others]
         raise ConfigError(f"selector '{selector}' is unknown; expected one of {', '.join(options)}")
     return kind, name
+
+
+def _default(made: Sequence[Sequence[Estimate]], names: Sequence[str]) -> str:
+    have = {name: sum(e.name == name and e.reason is None for es in made for e in es) for name in DEFAULT_ESTIMATORS if name in names}
+    return max(have, key=lambda name: have[name]) if have else next(iter(names), DEFAULT_ESTIMATORS[0])
 
 
 def _logged(returns: Array, groups: Array | None, level: float, seed: int, resamples: int) -> Estimate:
@@ -236,7 +242,7 @@ def _ranked(
 ) -> Selection:
     """The selection of candidates with scores: joint draws, bounds, correction, curves."""
     level, seed, top = settings["level"], settings["seed"], settings["top"]
-    notes = [f"{c.name}: not estimable: {c.estimate.reason}" for c in candidates if c.estimate.reason is not None]
+    notes = [f"{c.name}: not estimable: {_bare(c.estimate.reason)}" for c in candidates if c.estimate.reason is not None]
     notes += [f"{c.name}: the selector '{selector}' gives it no score" for c in candidates if c.score is None and c.estimate.reason is None]
     joint = [i for i, c in enumerate(candidates) if c.estimate.statistic is not None and math.isfinite(c.estimate.statistic.point)]
     statistics = [s for i in joint if (s := candidates[i].estimate.statistic) is not None]
@@ -361,6 +367,10 @@ def _agreement(candidates: Sequence[Candidate], top: int) -> dict[str, float | N
     return {key: _finite(value) for key, value in found.items()}
 
 
+def _bare(reason: str | None) -> str | None:
+    return None if reason is None else reason.removeprefix("not estimable: ")
+
+
 def _estimate_json(estimate: Estimate) -> dict[str, Any]:
     interval = None if estimate.interval is None else estimate.interval.to_json()
-    return {"estimator": estimate.name, "value": estimate.value, "interval": interval, "not_estimable": estimate.reason}
+    return {"estimator": estimate.name, "value": estimate.value, "interval": interval, "not_estimable": _bare(estimate.reason)}

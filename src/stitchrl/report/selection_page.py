@@ -45,6 +45,8 @@ def verdict_words(selection: dict[str, Any]) -> list[str]:
     if selection["chosen"] is None:
         return [f"Nothing can be chosen: no candidate has a score by '{selection['selector']}'."]
     words = [f"Chosen by {selection['selector']}: {plain(selection['chosen'])}."]
+    if sum(c["score"] is not None for c in selection["candidates"]) == 1:
+        words = [f"Only {plain(selection['chosen'])} can be judged from these data; nothing can be said for or against the others."]
     curse = selection["winners_curse"]
     if curse is not None:
         words.append(
@@ -90,7 +92,7 @@ def selection_page(selection: dict[str, Any]) -> str:
     """Returns the whole HTML page of a selection's JSON."""
     candidates = selection["candidates"]
     words = verdict_words(selection)
-    kind = "warning" if selection["chosen"] is None else "good"
+    kind = "good" if sum(c["score"] is not None for c in candidates) > 1 else "warning"
     heading = ["", "candidate", f"score by {selection['selector']}", "estimate", "difference to the log", "first in redrawn logs"]
     rows = [[cell if k in (1, 3) else unbroken(cell) for k, cell in enumerate(row)] for row in ranking_rows(selection)]
     about = f"Estimates by {selection['estimator']}, discount {selection['discount']:g}, {100 * selection['level']:g} % intervals."

@@ -236,7 +236,7 @@ def log(episodes: int = 200) -> Dataset:
 def estimates(dataset: Dataset, target: Any, *, discount: float, clock: str, level: float, seed: int) -> list[Estimate]:
     """Weighted importance sampling of a log of one step by a fair coin, with a normal interval; the policy `mute` is refused."""
     if target.name == "mute":
-        return [Estimate.refused("fqe", "it never acts as the log does"), Estimate.refused("wis", "no weight")]
+        return [Estimate.refused("fqe", "not estimable: it never acts as the log does"), Estimate.refused("wis", "no weight")]
     weights = target.probabilities(dataset.observations)[np.arange(len(dataset)), dataset.actions] / 0.5
     statistic = Ratio((weights * dataset.rewards)[:, None], weights[:, None])
     half = 1.96 * 0.5 / math.sqrt((weights.sum() ** 2) / (weights**2).sum())
@@ -292,6 +292,22 @@ def test_selectors() -> None:
         select([], log(), estimates, discount=1.0)
 
 
+def test_the_default_is_drl_where_as_many_have_it() -> None:
+    def with_drl(missing: str) -> Any:
+        def given(dataset: Dataset, target: Any, **settings: Any) -> list[Estimate]:
+            found = estimates(dataset, target, **settings)
+            own = found[0]
+            if own.reason is not None or target.name == missing:
+                return [Estimate.refused("drl", "no weights"), *found]
+            return [Estimate("drl", own.value, own.interval, statistic=own.statistic), *found]
+
+        return given
+
+    assert select(policies(), log(), with_drl("nobody"), discount=1.0).estimator == "drl"
+    assert select(policies(), log(), with_drl("bad"), discount=1.0).estimator == "fqe"  # which one more policy has
+    assert select(policies(), log(), with_drl("bad"), discount=1.0, selector="drl").candidates[-1].score is None
+
+
 def test_likeness_by_hand() -> None:
     data = log()
     target = policies()[0]
@@ -342,6 +358,7 @@ def test_nothing_estimable_is_told_without_a_traceback() -> None:
     mute = [policies()[1]]
     found = select(mute, log(), estimates, discount=1.0)
     assert found.chosen == LOGGED and found.choice is None and found.uniform == ()  # what is measured stays: keep what you have
+    assert "Only logged behaviour can be judged" in selected_text(found) and "not estimable: not estimable" not in selected_text(found)
     nothing = select(mute, log(), estimates, discount=1.0, selector="td_error", others={"td_error": [None]})
     assert nothing.chosen is None and "Nothing can be chosen" in selected_text(nothing)
     selection_page(nothing.to_json())
