@@ -64,7 +64,7 @@ class PositionPolicy(Target):
     def draw(self, observations: Array, count: int, seed: int) -> Array:
         cumulative = np.cumsum(self.probabilities(observations), 1)[None]
         u = np.random.default_rng(seed).random((count, len(observations), 1))
-        return np.minimum((u > cumulative).sum(-1), ITEMS - 1)
+        return np.asarray(np.minimum((u > cumulative).sum(-1), ITEMS - 1))
 
 
 def positions_of(observations: Array) -> Array:
@@ -116,6 +116,7 @@ def run(data: Path, obp: Path | None) -> dict[str, Any]:
         ratio = tables[policy][positions_of(log.observations), log.actions] / np.exp(log.columns["behaviour_log_probabilities"])
         weights = {"effective": float(ratio.sum() ** 2 / (ratio**2).sum()), "largest": float(ratio.max()), "mean": float(ratio.mean())}
         record["cases"][case] = {"weights": weights, "ours": ours, "obp": _obp(obp, log, tables[policy])}
+        print(f"{case}: done", file=sys.stderr)
     return record
 
 
@@ -183,7 +184,7 @@ def page(record: dict[str, Any]) -> str:
 Written by `python benchmarks/trust/open_bandit.py --table` from `raw/open_bandit.json`; do not edit. Run {ran["date"]}, seed {ran["seed"]}:
 `{ran["command"]}`; {versions}; {peer}.
 
-One row is one recommendation: position 1 … 3, user features (coded by their categories) and affinities are the observation, one of
+One row is one recommendation: position 1 … 3, user features (coded by their categories) are the observation, one of
 {ITEMS} items the action, a click the reward; each row is an episode of one step, read with `open_bandit.toml`. The value is the click rate,
 in clicks per 1,000 recommendations below.
 

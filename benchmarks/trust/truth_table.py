@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from truth_tasks import TruthTask, tasks
 
+from stitchrl.core.errors import DataError
 from stitchrl.core.version import VERSION
 
 HERE = Path(__file__).parent
@@ -41,6 +42,7 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", default=list(TARGETS), choices=TARGETS)
     parser.add_argument("--replications", type=int, default=20)
     parser.add_argument("--first", type=int, default=0, help="number of the first replication")
+    parser.add_argument("--quick", action="store_true", help="fewer draws, one seed and fewer steps of fitted values, as `trust --quick`")
     parser.add_argument("--raw", type=Path, default=RAW)
     parser.add_argument("--table", action="store_true", help="write TRUTH.md from the raw lines instead")
     parser.add_argument("--output", type=Path, default=TABLE)
@@ -67,20 +69,27 @@ def run(options: argparse.Namespace) -> None:
             for name, task in made.items():
                 missing = [x for x in options.targets if (name, x, replication) not in known]
                 for target in missing:
-                    for line in lines_of(task, target, replication, reasons):
+                    for line in lines_of(task, target, replication, reasons, options.quick):
                         file.write(json.dumps(line, separators=(",", ":")) + "\n")
                     file.flush()
 
 
-def lines_of(task: TruthTask, target: str, replication: int, reasons: dict[str, int]) -> list[dict[str, Any]]:
-    """Returns the line of one log and one target, its estimates beside the truth, after one for each reason not yet in `reasons`."""
+def lines_of(task: TruthTask, target: str, replication: int, reasons: dict[str, int], quick: bool) -> list[dict[str, Any]]:
+    """Returns the line of one log and one target, its estimates beside the truth, after one for each reason not yet in `reasons`.
+
+    Where the library raised an error instead of an answer, the line says so under `raised`.
+    """
     from stitchrl.evaluation.estimates import estimates
 
     seed = [zlib.crc32(task.name.encode()), replication]
     log = task.sample(task.episodes, np.random.default_rng(seed))
     policy, truth, _ = task.targets[target]
     begun = time.perf_counter()
-    found = estimates(log, policy, discount=task.discount, clock="continues", level=LEVEL, seed=replication)
+    line: dict[str, Any] = {"task": task.name, "target": target, "replication": replication, "truth": round(truth, 6)}
+    try:
+        found = estimates(log, policy, discount=task.discount, clock="continues", level=LEVEL, seed=replication, quick=quick)
+    except DataError as error:
+        return [{**line, "seconds": 0.0, "raised": str(error)[:160], "estimates": {}}]
     seconds = time.perf_counter() - begun
     new: list[dict[str, Any]] = []
     told: dict[str, list[float] | int] = {}
@@ -93,7 +102,6 @@ def lines_of(task: TruthTask, target: str, replication: int, reasons: dict[str, 
             reasons[words] = len(reasons)
             new.append({"reason": reasons[words], "words": words})
         told[estimate.name] = reasons[words]
-    line = {"task": task.name, "target": target, "replication": replication, "truth": round(truth, 6)}
     return [*new, {**line, "seconds": round(seconds, 1), "estimates": told}]
 
 
@@ -162,7 +170,10 @@ def _summary(cells: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> str:
     for name in names:
         parts = []
         for key in columns:
-            lines = list(cells[key].values())
+            lines = [x for x in cells[key].values() if "raised" not in x]
+            if not lines:
+                parts.append("error")
+                continue
             numbers = _numbers(lines, name)
             refused = 1 - len(numbers) / len(lines)
             parts.append(f"{_coverage(numbers, lines[0]['truth'])} ({refused:.0%})")
@@ -172,8 +183,11 @@ def _summary(cells: dict[tuple[str, str], dict[int, dict[str, Any]]]) -> str:
 
 def _cell(task: TruthTask, target: str, lines: list[dict[str, Any]], words_of: dict[int, str]) -> str:
     truth, words = lines[0]["truth"], task.targets[target][2]
-    seconds = np.mean([x["seconds"] for x in lines])
-    rows = [f"### {task.name}, {target}: {words}\n", f"J = {truth:.5g}; {len(lines)} replications, {seconds:.1f} s each.\n"]
+    raised = [x["raised"] for x in lines if "raised" in x]
+    seconds = np.median([x["seconds"] for x in lines])
+    told = f" **{len(raised)} raised an error instead**, the first: {raised[0]}." if raised else ""
+    rows = [f"### {task.name}, {target}: {words}\n", f"J = {truth:.5g}; {len(lines)} replications, median {seconds:.1f} s.{told}\n"]
+    lines = [x for x in lines if "raised" not in x]
     rows += ["| estimator | bias | RMSE | coverage | width | refused |", "|---|---|---|---|---|---|"]
     for name in dict.fromkeys(name for line in lines for name in line["estimates"]):
         numbers = _numbers(lines, name)
