@@ -136,7 +136,7 @@ def _truth(task: str, target: AgentTarget) -> float:
 def _origin() -> dict[str, Any]:
     return {
         "fqe": {"steps": FQE["steps"], "seeds": list(FQE["seeds"]), "folds": 2},  # type: ignore[call-overload]
-        "command": "python -m benchmarks.trust.selection " + " ".join(a for a in sys.argv[1:] if "/" not in a),
+        "command": "python -m benchmarks.trust.selection " + " ".join("CACHE" if "/" in a else a for a in sys.argv[1:]),
         "date": datetime.date.today().isoformat(),
         "versions": {"stitchrl": __version__, "torch": torch.__version__, "numpy": np.__version__},
     }

@@ -24,7 +24,7 @@ from stitchrl.evaluation.selection_bounds import Choice, groups_of, regret_bound
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # by default the first of these that all policies have an estimate by, else the one that most have; benchmarks/trust/SELECTION.md tells why
-DEFAULT_ESTIMATORS = ("drl", "fqe")
+DEFAULT_ESTIMATORS = ("fqe", "drl")
 LOGGED = "logged behaviour"
 # that fit nothing to the episodes but a model whose errors they correct, in the order in which they are asked for bounds
 CORRECTED = ("drl", "dr", "wdr", "magic", "wpdis", "wis", "pdis", "is")
@@ -291,13 +291,13 @@ def _compared(candidates: list[Candidate], joint: list[int], draws: Array, level
 def _bounds(
     candidates: list[Candidate], own: str, groups: Array | None, resamples: int, settings: dict[str, Any], notes: list[str]
 ) -> dict[int, Interval]:
-    """Bounds of regret@1 and @top of all scored candidates, by the first of CORRECTED that all of them have, else by the selector's estimator.
+    """Bounds of regret@1 and @top of all scored candidates, by the selector's estimator, or the first of CORRECTED that all of them have.
 
     What they rest on, or why there are none, goes to `notes`.
     """
     scored = [c for c in candidates if c.score is not None]
     found: dict[str, list[Statistic]] = {}
-    for name in dict.fromkeys((*CORRECTED, own)):
+    for name in dict.fromkeys((own, *CORRECTED)):
         those = [c.estimate.statistic if c.name == LOGGED else _statistic(c, name) for c in scored]
         found[name] = [s for s in those if s is not None and math.isfinite(s.point)]
     used = next((name for name, statistics in found.items() if len(statistics) == len(scored) > 1), "")
