@@ -66,7 +66,7 @@ def winners_curse(
     if not np.isfinite(own).any(0).all():
         raise DataError("on some halves of the episodes no candidate can be estimated; there are too few of them to correct the choice")
     picked = np.where(np.isfinite(own), own, -np.inf).argmax(0)
-    other = np.array([statistics[c].value(estimates[i : i + 1])[0] for i, c in enumerate(picked)])
+    other = np.array([statistics[int(c)].value(estimates[i : i + 1])[0] for i, c in enumerate(picked)])
     known = np.isfinite(other)
     if known.mean() < 1 - _UNDEFINED:
         raise DataError("what one half of the episodes chooses often cannot be estimated from the other; there are too few of them")
@@ -76,7 +76,7 @@ def winners_curse(
     wins = np.bincount(picked, minlength=len(statistics)) / len(picked)
     optimism = float((own[picked, np.arange(len(picked))] - other)[known].mean())
     likely = np.flatnonzero(wins)
-    draws = draws_together([statistics[c] for c in likely], seed=seed, resamples=resamples, groups=groups)
+    draws = draws_together([statistics[int(c)] for c in likely], seed=seed, resamples=resamples, groups=groups)
     ends = np.nanquantile(draws - points[likely, None], [(1 - level) / 2, (1 + level) / 2], axis=1)  # [2, likely]
     low, high = honest + ends @ wins[likely]
     return Choice(chosen, float(points[chosen]), Interval(honest, float(low), float(high), level), optimism, wins)
