@@ -200,7 +200,10 @@ def selected_text(selection: Selection) -> str:
     from stitchrl.report.selection_page import curve_rows, provenance_words, ranking_rows, verdict_words
 
     described = selection.to_json()
-    rows = [["", "candidate", selection.selector, "estimate", "minus logged", "first in"], *ranking_rows(described)]
+    ranked = [
+        ["not estimable" if cell.startswith("not estimable") else cell for cell in row] for row in ranking_rows(described)
+    ]  # why: below
+    rows = [["", "candidate", selection.selector, "estimate", "minus logged", "first in"], *ranked]
     widths = [max(len(row[k]) for row in rows) for k in range(6)]
     lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
     words = [*verdict_words(described), provenance_words(described)]
