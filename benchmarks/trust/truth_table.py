@@ -5,7 +5,8 @@
 
 One line of raw/truth.jsonl is one log and one target policy: the exact value and, for each estimator, [value, low, high], or the number
 of the reason why not, which a line of its own tells when it first occurs.
-Log and estimates of replication r of a task depend on (task, r) alone, so that runs can stop, go on and be shared out.
+Log and estimates of replication r of a task depend on (task, r) alone, so that runs can stop, go on and be shared out. Lines of other code
+are not made anew: remove the raw file when the estimators changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import datetime
 import json
 import platform
 import re
+import subprocess
 import sys
 import time
 import zlib
@@ -108,6 +110,8 @@ def lines_of(task: TruthTask, target: str, replication: int, reasons: dict[str, 
 def _provenance(torch_version: str) -> dict[str, str]:
     versions = {"stitchrl": VERSION, "python": platform.python_version(), "numpy": np.__version__, "torch": torch_version}
     command = " ".join([Path(sys.executable).name, *sys.argv])
+    asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False, cwd=HERE)
+    versions["commit"] = asked.stdout.strip() or "unknown"
     return {"command": command, "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"), "machine": platform.machine(), **versions}
 
 
@@ -144,7 +148,7 @@ def table(lines: list[dict[str, Any]]) -> str:
 def _head(lines: list[dict[str, Any]]) -> str:
     runs = [x["run"] for x in lines if "run" in x]
     last = runs[-1] if runs else {}
-    versions = ", ".join(f"{name} {last[name]}" for name in ("stitchrl", "python", "numpy", "torch") if name in last)
+    versions = ", ".join(f"{name} {last[name]}" for name in ("stitchrl", "commit", "python", "numpy", "torch") if name in last)
     dates = sorted({x["date"] for x in runs})
     commands = "".join(f"    {x}\n" for x in dict.fromkeys(x["command"] for x in runs))
     when = " to ".join(dict.fromkeys([dates[0], dates[-1]])) if dates else "never"
@@ -154,10 +158,10 @@ Written by `python benchmarks/trust/truth_table.py --table` from `raw/truth.json
 Seeds: replication r of a task draws its log from (task, r) and its resamples from r. Made by:
 
 {commands}
-One replication is one log. *bias*: mean estimate − truth, ± twice its standard error. *coverage*: share of {LEVEL:.0%} intervals that hold the
-truth, of the replications in which the estimator was admitted; **bold** where it is outside 0.92 … 0.98 by more than two standard errors
-of a share of that many replications; – below {FEW} of them. *width*: mean width of the interval. *refused*: share of replications
-in which the gate says "not estimable", with the commonest reason.
+One replication is one log. *bias*: mean estimate − truth, ± twice its standard error. *coverage*: share of {LEVEL:.0%} intervals that hold
+the truth, of the replications in which the estimator was admitted (no fair sample of the logs where many are refused); **bold** where it
+is outside 0.92 … 0.98 by more than two standard errors of a share of that many replications; – below {FEW} of them. *width*: mean width of
+the interval. *refused*: share of replications in which the gate says "not estimable", with the commonest reason.
 """
 
 
