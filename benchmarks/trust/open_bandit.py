@@ -18,6 +18,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, final
 
@@ -90,9 +91,10 @@ def policies(log: Dataset) -> dict[str, Array]:
     }
 
 
-def run(data: Path, obp: Path | None) -> dict[str, Any]:
-    """Returns the record: logs, policies, and for each case our estimates and obp's."""
-    from stitchrl.evaluation.estimates import estimates
+def run(data: Path, obp: Path | None, quick: bool, known: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yields the record after each case: logs, policies, and for each case our estimates and obp's; `known` cases are taken as they are."""
+    from stitchrl.evaluation.behaviour_policy import behaviour_of
+    from stitchrl.evaluation.estimates import How, judge
 
     schema = TableSchema.from_file(HERE / "open_bandit.toml")
     logs = {name: read(data / file, schema=schema) for name, file in LOGS.items()}
@@ -106,18 +108,19 @@ def run(data: Path, obp: Path | None) -> dict[str, Any]:
         tables["prior"] = np.asarray(reply["table"]) / np.sum(reply["table"], 1, keepdims=True)
     record["policies"] = {name: np.round(table, 6).tolist() for name, table in tables.items()}
     record["logs"] = {name: _clicks(log) for name, log in logs.items()}
-    record["cases"] = {}
+    record["cases"] = dict(known)
+    behaviours = {name: behaviour_of(log, SEED) for name, log in logs.items()}
+    how = How(discount=1.0, clock="ends", level=0.95, seed=SEED, quick=quick)
     for case, (source, policy, _) in CASES.items():
-        if policy not in tables:
+        if policy not in tables or case in known:
             continue
         log = logs[source]
-        found = estimates(log, PositionPolicy(tables[policy], log.spec, case), discount=1.0, clock="ends", level=0.95, seed=SEED)
+        found = judge(log, PositionPolicy(tables[policy], log.spec, case), how, behaviour=behaviours[source]).estimates
         ours = {x.name: {"reason": x.reason} if x.interval is None else {"value": x.value, **x.interval.to_json()} for x in found}
         ratio = tables[policy][positions_of(log.observations), log.actions] / np.exp(log.columns["behaviour_log_probabilities"])
         weights = {"effective": float(ratio.sum() ** 2 / (ratio**2).sum()), "largest": float(ratio.max()), "mean": float(ratio.mean())}
         record["cases"][case] = {"weights": weights, "ours": ours, "obp": _obp(obp, log, tables[policy])}
-        print(f"{case}: done", file=sys.stderr)
-    return record
+        yield record
 
 
 def _clicks(log: Dataset) -> dict[str, float]:
@@ -230,7 +233,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data/real"))
     parser.add_argument("--obp", type=Path)
-    parser.add_argument("--table", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="as `trust --quick`")
+    parser.add_argument("--resume", action="store_true", help="keep the cases that the raw file has")
+    parser.add_argument("--table", action="store_true", help="write the page from the raw file instead")
     options = parser.parse_args()
     if options.table:
         PAGE.write_text(page(json.loads(RAW.read_text(encoding="utf-8"))), encoding="utf-8")
@@ -239,7 +244,9 @@ def main() -> None:
 
     torch.set_num_threads(1)
     RAW.parent.mkdir(parents=True, exist_ok=True)
-    RAW.write_text(json.dumps(run(options.data, options.obp), indent=1) + "\n", encoding="utf-8")
+    known = json.loads(RAW.read_text(encoding="utf-8"))["cases"] if options.resume else {}
+    for record in run(options.data, options.obp, options.quick, known):
+        RAW.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
