@@ -30,11 +30,12 @@ ASSUMED = (
 class CountedTask:
     """S states, one more for all that were never logged ("elsewhere", the last), A actions.
 
-    logged: bool `[S + 1, A]`. reward: `[S + 1, A]` mean, as assumed where not logged. pairs: sparse `[(S + 1) · A, S + 1]`, the share of logged
-    steps that went on, and where; rows of unlogged pairs are empty. pooled: sparse `[S + 1, S + 1]`, the same of a state's steps together.
-    place: int64 `[S]`, a state's own number, or that of elsewhere.
+    counts: `[S + 1, A]` logged steps. logged: bool `[S + 1, A]`. reward: `[S + 1, A]` mean, as assumed where not logged.
+    pairs: sparse `[(S + 1) · A, S + 1]`, the share of logged steps that went on, and where; rows of unlogged pairs are empty.
+    pooled: sparse `[S + 1, S + 1]`, the same of a state's steps together. place: int64 `[S]`, a state's own number, or that of elsewhere.
     """
 
+    counts: Array
     logged: Array
     reward: Array
     pairs: csr_array
@@ -80,8 +81,8 @@ def count_task(
     reward[:states] = np.where(visits > 0, earned * per_pair, own_mean[:, None])
     pairs = vstack([diags_array(per_pair.reshape(-1)) @ flow, csr_array((choices, states + 1))], format="csr")
     pooled = vstack([diags_array(per_state) @ by_state, overall / visits.sum()], format="csr")
-    logged = np.concatenate([visits > 0, np.zeros((1, choices), np.bool_)])
-    return CountedTask(logged, reward, csr_array(pairs), csr_array(pooled), place)
+    counts = np.concatenate([visits, np.zeros((1, choices))])
+    return CountedTask(counts, counts > 0, reward, csr_array(pairs), csr_array(pooled), place)
 
 
 @final
@@ -117,8 +118,8 @@ class Solution:
 def solve(task: CountedTask, policy: Array, starts: Array, discount: float, limit: int | None) -> Solution:
     """Returns the exact values of `policy [S, A]` from `starts [E]`, first states; with a limit, by backward recursion from the clock's end.
 
-    Without discount, states from which the policy never ends have no value: raises DataError where one is reached from a first state; another
-    one (`stuck`) is given the mean of the states that have one. Raises DataError where the values are not finite.
+    Without discount, states from which no logged step of the policy leads to an end have no value. They (`stuck`) are given one more step, the log's
+    average one, beside those logged of the policy's action there. Raises DataError where that does not end either, or values are not finite.
     """
     policy = np.concatenate([policy, np.full((1, policy.shape[1]), 1 / policy.shape[1])])
     chain, reward = task.chain(policy)
@@ -132,27 +133,42 @@ def solve(task: CountedTask, policy: Array, starts: Array, discount: float, limi
             total += discount**h * visits
             visits = chain.T @ visits
         return Solution(task, discount, values, float(resting @ total / total.sum()), 0)
-    inside = np.ones(len(reward), np.bool_)
+    stuck = np.zeros(len(reward), np.bool_)
     if discount == 1:
-        ending = np.asarray(chain.sum(1)).reshape(-1) < 1 - 1e-9
-        inside = _leads_to(chain, ending)
-        endless = _leads_to(csr_array(chain.T), start > 0) & ~inside
+        stuck = ~leads_to(chain, _ending(chain))
+        if stuck.any():
+            share = np.where(stuck, 1 / (1 + (policy * task.counts).sum(1)), 0.0)
+            chain, reward = _loosened(task, share, chain, reward)
+            resting = resting + share * (1 - resting)
+        endless = leads_to(csr_array(chain.T), start > 0) & ~leads_to(chain, _ending(chain))
         if endless.any():
             raise DataError(
                 f"not estimable: in the logged steps the policy never ends once in state {int(np.flatnonzero(endless)[0])}, and with "
                 "discount 1 its value has no bound; use a discount below 1"
             )
+    inside = leads_to(chain, _ending(chain)) if discount == 1 else ~stuck
     matrix = splu(csr_array(eye_array(int(inside.sum())) - discount * chain[inside][:, inside]).tocsc())
     solved, visits = matrix.solve(reward[inside]), matrix.solve(start[inside], trans="T")
     if not np.isfinite(solved).all():
         raise DataError("not estimable: the equations of the counted task have no finite solution")
     values = np.full(len(reward), solved.mean())
     values[inside] = solved
-    return Solution(task, discount, values[None], float(resting[inside] @ visits / visits.sum()), int((~inside).sum()))
+    return Solution(task, discount, values[None], float(resting[inside] @ visits / visits.sum()), int(stuck.sum()))
 
 
-def _leads_to(chain: csr_array, goal: Array) -> Array:
-    """bool: the states from which `goal` is reached along entries above 0, itself included."""
+def _ending(chain: csr_array) -> Array:
+    """bool `[S + 1]`: states of which some steps end."""
+    return np.asarray(np.asarray(chain.sum(1)).reshape(-1) < 1 - 1e-9)
+
+
+def _loosened(task: CountedTask, share: Array, chain: csr_array, reward: Array) -> tuple[csr_array, Array]:
+    """The chain and rewards where a `share [S + 1]` of a state's steps is the log's average one."""
+    average = csr_array(np.ones((len(share), 1))) @ task.pooled[[-1]]
+    return csr_array(diags_array(1 - share) @ chain + diags_array(share) @ average), (1 - share) * reward + share * task.reward[-1].mean()
+
+
+def leads_to(chain: csr_array, goal: Array) -> Array:
+    """Returns bool `[S]`: the states from which `goal` is reached along entries above 0, itself included."""
     found, count = np.asarray(goal, np.bool_), -1
     while found.sum() > count:
         count = int(found.sum())

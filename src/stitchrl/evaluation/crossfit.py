@@ -118,3 +118,13 @@ def parts(fold: Array, lengths: Array) -> list[tuple[Array, Array]]:
     if count == 1:
         return [(np.ones(len(of_row), np.bool_), np.ones(len(of_row), np.bool_))]
     return [(of_row != k, of_row == k) for k in range(count)]
+
+
+def returns_to_go(log: Steps, discount: float) -> Array:
+    """Returns float64 `[N]`: the discounted sum of rewards from each step to its episode's end in the log."""
+    to_go, tail = np.empty(len(log.time)), 0.0
+    for i in range(len(log.time) - 1, -1, -1):
+        tail = log.rewards[i] + discount * tail
+        to_go[i] = tail
+        tail = tail if log.time[i] else 0.0  # the row before the first step is another episode's
+    return to_go

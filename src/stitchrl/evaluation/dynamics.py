@@ -111,13 +111,13 @@ def fit_ensemble(dataset: Dataset, log: Steps, held_out: Array, seed: int, *, me
     ridges = _fit_ridges(pairs, outputs, dataset, held_out, seed, members)
     mean = np.mean([_ridge_predict(r, pairs[test]) for r in ridges], 0)
     ridge_error = float(np.square(mean - outputs[test]).mean())
-    ridge = Ensemble("ridge", standard, tuple(ridges), outputs[test] - mean, ridge_error)
+    ridge = Ensemble("ridge", standard, tuple(ridges), _centred(outputs[test] - mean), ridge_error)
     learner = _fit_networks(pairs, outputs, ends, train, dataset.spec, seed, members, steps)
     predicted = np.mean([_network_predict(learner, i, pairs[test])[0] for i in range(members)], 0)
     network_error = float(np.square(predicted - outputs[test]).mean())
     if not ends.any() and network_error > 0.98 * ridge_error:
         return ridge
-    return Ensemble("network", standard, tuple((learner, i) for i in range(members)), outputs[test] - predicted, network_error)
+    return Ensemble("network", standard, tuple((learner, i) for i in range(members)), _centred(outputs[test] - predicted), network_error)
 
 
 def _standardised(dataset: Dataset, log: Steps) -> tuple[Standard, Array]:
@@ -130,6 +130,11 @@ def _standardised(dataset: Dataset, log: Steps) -> tuple[Standard, Array]:
     change = np.column_stack([np.asarray(log.following, np.float64).reshape(size, -1) - s, log.rewards])
     after = change.mean(0), _positive(change.std(0))
     return Standard((mean, _positive(scale)), after, actions), np.asarray((change - after[0]) / after[1])
+
+
+def _centred(errors: Array) -> Array:
+    """Errors without their mean, which a rollout would add up."""
+    return np.asarray(errors - errors.mean(0))
 
 
 def _positive(scale: Array) -> Array:

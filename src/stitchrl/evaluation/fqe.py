@@ -1,8 +1,8 @@
 """Fitted Q-evaluation (Le et al., 2019, arXiv:1903.08738; as FQE-L2 in Fu et al., 2021, arXiv:2103.16596), cross-fitted.
 
 What the policy does at the next observations is computed once, before learning, so that a step asks no policy. Values are learned as
-`centre + scale · network`: the centre is the one constant that solves the Bellman equation on average over the log, the scale the
-spread of the logged returns to go. Discrete states and actions need no network: see `counted_task.py`.
+`baseline + scale · network`: the baseline is fitted by least squares (`linear_values.py`, not in the papers), the scale is the spread of
+the logged returns to go around it, and the network starts at 0. Discrete states and actions need no network: see `counted_task.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
 from stitchrl.core.batch import PolicyBatch, PolicyTransitions
@@ -26,8 +26,9 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import ChosenRows
 from stitchrl.data.transforms import apply, scale_actions, standardize_observations
 from stitchrl.evaluation import counted_task
-from stitchrl.evaluation.crossfit import CHUNK, Steps, check_target, folds_of, parts, policy_at, read_steps
+from stitchrl.evaluation.crossfit import CHUNK, Steps, check_target, folds_of, parts, policy_at, read_steps, returns_to_go
 from stitchrl.evaluation.evidence import Clock, Mean, Model, Target
+from stitchrl.evaluation.linear_values import LinearValues, linear_values
 from stitchrl.evaluation.value_sanity import assumption, possible_returns
 from stitchrl.nn.mlp import Critic
 from stitchrl.training.learner import Learner, Training
@@ -66,6 +67,8 @@ class FQE(Algorithm):
     def __init__(self, config: FQEConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.critic = Critic(spec, config.hidden, ensemble=1, layer_norm=config.layer_norm)
+        for parameter in self.critic.mlp.layers[-1].parameters():
+            nn.init.zeros_(parameter)  # the values begin at their baseline
         self.optimizers = {"critic": Adam(config.learning_rate, schedule="cosine")}
         self.target_rate = config.target_rate
 
@@ -200,33 +203,29 @@ def _tabular(dataset: Dataset, target: Target, discount: float, log: Steps, fold
 @final
 @dataclass(frozen=True)
 class _Packed:
-    """Rows `[N, width]` as FQE learns from them; what the policy does at first states `[E, …]`; values are centre + scale · network."""
+    """Rows `[N, width]` as FQE learns from them, their rewards set for each fold; what the policy does at first states `[E, …]`."""
 
     table: Tensor
     start_policy: Tensor
     spec: Spec
-    centre: float
-    scale: float
+    policies: tuple[Array, Array]  # at first and next observations, in the task's units
 
 
-def _pack(dataset: Dataset, target: Target, discount: float, log: Steps, draws: int, seed: int) -> _Packed:
+def _pack(dataset: Dataset, target: Target, log: Steps, draws: int, seed: int) -> _Packed:
     spec, actions = dataset.spec, np.asarray(dataset.actions)
     onto_unit = scale_actions(dataset)
-    start, following = (policy_at(target, x, draws, seed + i) for i, x in enumerate((dataset.observations[log.first], log.following)))
+    both = policy_at(target, dataset.observations[log.first], draws, seed), policy_at(target, log.following, draws, seed + 1)
+    start, following = both
     action: Space = spec.action
     if isinstance(spec.action, Box):
         size = spec.action.size
         start, following, actions = (apply(onto_unit, "actions", x.reshape(-1, size)) for x in (start, following, actions))
         action = Box((size,), (-1.0,), (1.0,))
     now, after, observation = _observations(dataset, log)
-    scale, centre = _scales(dataset, discount, log)
-    end = log.ends.astype(np.float64)
-    rewards = (log.rewards + discount * (1 - end) * centre - centre) / scale
-    rows = len(dataset)
-    columns = (now, actions, rewards, end, after, following)
-    table = np.concatenate([np.asarray(c, np.float32).reshape(rows, -1) for c in columns], 1)
+    columns = (now, actions, np.zeros(len(dataset)), log.ends, after, following)
+    table = np.concatenate([np.asarray(c, np.float32).reshape(len(dataset), -1) for c in columns], 1)
     start = start.reshape(dataset.episodes, -1).astype(np.float32)
-    return _Packed(torch.from_numpy(table), torch.from_numpy(start), Spec(observation, action), centre, scale)
+    return _Packed(torch.from_numpy(table), torch.from_numpy(start), Spec(observation, action), both)
 
 
 def _observations(dataset: Dataset, log: Steps) -> tuple[Array, Array, Space]:
@@ -241,18 +240,48 @@ def _observations(dataset: Dataset, log: Steps) -> tuple[Array, Array, Space]:
     return now, after, Box((now.shape[1],))
 
 
-def _scales(dataset: Dataset, discount: float, log: Steps) -> tuple[float, float]:
-    """The spread of the logged returns to go, and the constant value that solves the Bellman equation on average over the log."""
-    to_go, tail = np.empty(len(dataset)), 0.0
-    starts = set(log.first.tolist())
-    for i in range(len(dataset) - 1, -1, -1):
-        tail = log.rewards[i] + discount * tail
-        to_go[i] = tail
-        if i in starts:
-            tail = 0.0
-    spread = float(to_go.std()) or float(np.abs(log.rewards).max()) or 1.0
-    centre = float(log.rewards.mean()) / max(1 - discount * (1 - float(log.ends.mean())), 1e-6)
-    return spread, centre
+@final
+@dataclass(frozen=True)
+class _Fold:
+    """A learner on one fold's rows, and what its outputs mean: baseline + scale · network."""
+
+    learner: Learner
+    packed: _Packed
+    baseline: LinearValues
+    scale: float
+
+    def at_starts(self, log: Steps, episodes: Array) -> Array:
+        """Returns `[S, len(episodes)]`: V at first states."""
+
+        def read(algorithm: FQE, rows: slice) -> Tensor:
+            own = episodes[rows]
+            policy = self.packed.start_policy[torch.from_numpy(own)]
+            if isinstance(self.packed.spec.action, Box):
+                policy = policy.unflatten(-1, (-1, *self.packed.spec.action.shape))
+            batch = algorithm.batch.unpack(self.packed.table[torch.from_numpy(log.first[own])], self.packed.spec)
+            return expected_value(algorithm.critic, batch.observations, policy)
+
+        return self.baseline.start[episodes] + self._read(len(episodes), read)
+
+    def at_rows(self, rows: Array) -> tuple[Array, Array]:
+        """Returns Q at logged steps and V after them, each `[S, len(rows)]`; also after an end."""
+
+        def read(algorithm: FQE, chunk: slice) -> Tensor:
+            batch = algorithm.batch.unpack(self.packed.table[torch.from_numpy(rows[chunk])], self.packed.spec)
+            after = expected_value(algorithm.critic, batch.next_observations, batch.next_policy)
+            return torch.stack([algorithm.critic(batch.observations, batch.actions)[0], after])
+
+        values = self._read(len(rows), read)  # [S, 2, len(rows)]
+        return self.baseline.q[rows] + values[:, 0], self.baseline.after[rows] + values[:, 1]
+
+    def _read(self, count: int, read: Callable[[FQE, slice], Tensor]) -> Array:
+        template, results = self.learner.template, []
+        assert isinstance(template, FQE)
+        for i in range(len(self.learner.seeds)):
+            with torch.no_grad(), holding(template, self.learner.parameters_of(i)):
+                values = torch.cat([read(template, slice(k, min(k + CHUNK, count))) for k in range(0, count, CHUNK)], -1)
+            results.append(self.scale * values.double().numpy())
+        return np.stack(results)
 
 
 @contextmanager
@@ -269,82 +298,67 @@ def one_thread() -> Iterator[None]:
 def _neural(
     dataset: Dataset, target: Target, config: FQEConfig, log: Steps, fold: Array, seeds: Sequence[int], training: Training, draws: int
 ) -> Fitted:
-    packed = _pack(dataset, target, config.discount, log, draws, seeds[0])
-    size, count = len(dataset), len(seeds)
-    q, v_next = np.empty((2, count, size))
+    packed = _pack(dataset, target, log, draws, seeds[0])
+    count, split = len(seeds), parts(fold, dataset.lengths)
+    q, v_next = np.empty((2, count, len(dataset)))
     v_start = np.empty((count, dataset.episodes))
     at = np.unique(np.linspace(0, training.steps, READINGS + 1).round().astype(np.int64))[1:]
     history = np.zeros((len(at), count))
+    fits = [fit for fit, _ in split]
+    bounds = _bounds(dataset, log, config.discount)
+    baselines = linear_values(dataset, target, config.discount, log, packed.policies, fits, bounds, seeds[0])
+    to_go = returns_to_go(log, config.discount)
+    column = sum(list(PolicyTransitions().columns(packed.spec).values())[:2])  # of the rewards
     with one_thread():
-        for fit, judged in parts(fold, dataset.lengths):
+        for (fit, judged), baseline in zip(split, baselines, strict=True):
             own = np.flatnonzero(judged[log.first])  # episodes
             watched = own[:: max(1, len(own) // 1024)]
-            rows = torch.from_numpy(np.flatnonzero(fit))
-            learner = Learner(FQE, config, packed.spec, ChosenRows(packed.table, rows), seeds, training, torch.device("cpu"))
+            scale = float((to_go - baseline.q)[fit].std()) or float(np.abs(log.rewards).max()) or 1.0
+            left = log.rewards + config.discount * ~log.ends * baseline.after - baseline.q
+            packed.table[:, column] = torch.from_numpy((left / scale).astype(np.float32))
+            rows = ChosenRows(packed.table, torch.from_numpy(np.flatnonzero(fit)))
+            learner = Learner(FQE, config, packed.spec, rows, seeds, training, torch.device("cpu"))
+            this = _Fold(learner, packed, baseline, scale)
             for i, step in enumerate(at):
                 while learner.step < step:
                     learner.advance()
                 learner.check()
-                history[i] += _at_starts(learner, packed, log, watched).mean(1) * len(own) / dataset.episodes
-            v_start[:, own] = _at_starts(learner, packed, log, own)
-            q[:, judged], v_next[:, judged] = _at_rows(learner, packed, np.flatnonzero(judged))
-    v = np.empty((count, size))
+                history[i] += this.at_starts(log, watched).mean(1) * len(own) / dataset.episodes
+            v_start[:, own] = this.at_starts(log, own)
+            q[:, judged], v_next[:, judged] = this.at_rows(np.flatnonzero(judged))
+    v = np.empty((count, len(dataset)))
     v[:, 1:] = v_next[:, :-1]
     v[:, log.first] = v_start
     v_next[:, log.ends] = 0.0
     model = Model(q.mean(0), v.mean(0), v_next.mean(0), v_start.mean(0))
-    made = _assumptions(log, int(fold.max()) + 1)
-    return Fitted("neural", model, v_start.mean(1), at, history, made)
+    numbers = {"linear": float(all(b.linear for b in baselines))}
+    return Fitted("neural", model, v_start.mean(1), at, history, _assumptions(log, int(fold.max()) + 1), diagnostics=numbers)
 
 
-def _read(learner: Learner, packed: _Packed, rows: Array, read: Callable[[FQE, Tensor, Array], Tensor]) -> Array:
-    """Returns float64 `[S, …, len(rows)]`: `read` of the rows by each seed, in the task's units."""
-    results = []
-    template = learner.template
-    assert isinstance(template, FQE)
-    with torch.no_grad():
-        for i in range(len(learner.seeds)):
-            with holding(template, learner.parameters_of(i)):
-                chunks = [rows[k : k + CHUNK] for k in range(0, len(rows), CHUNK)]
-                values = torch.cat([read(template, packed.table[torch.from_numpy(chunk)], chunk) for chunk in chunks], -1)
-            results.append(packed.centre + packed.scale * values.double().numpy())
-    return np.stack(results)
+def _bounds(dataset: Dataset, log: Steps, discount: float) -> tuple[float, float]:
+    """What a value can be, a little slack added."""
+    low, high = possible_returns(_ended(dataset, log), discount)
+    slack = SLACK * max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-12)
+    return low - slack, high + slack
 
 
-def _at_starts(learner: Learner, packed: _Packed, log: Steps, episodes: Array) -> Array:
-    """`[S, len(episodes)]`: V at first states."""
-    of = {int(row): k for k, row in zip(episodes, log.first[episodes])}
-
-    def read(algorithm: FQE, table: Tensor, rows: Array) -> Tensor:
-        policy = packed.start_policy[[of[int(row)] for row in rows]]
-        if isinstance(packed.spec.action, Box):
-            policy = policy.unflatten(-1, (-1, *packed.spec.action.shape))
-        return expected_value(algorithm.critic, algorithm.batch.unpack(table, packed.spec).observations, policy)
-
-    return _read(learner, packed, log.first[episodes], read)
-
-
-def _at_rows(learner: Learner, packed: _Packed, rows: Array) -> tuple[Array, Array]:
-    """Q at logged steps and V after them, each `[S, len(rows)]`; also after an end."""
-
-    def read(algorithm: FQE, table: Tensor, rows: Array) -> Tensor:
-        batch = algorithm.batch.unpack(table, packed.spec)
-        after = expected_value(algorithm.critic, batch.next_observations, batch.next_policy)
-        return torch.stack([algorithm.critic(batch.observations, batch.actions)[0], after])
-
-    values = _read(learner, packed, rows, read)
-    return values[:, 0], values[:, 1]
+def _ended(dataset: Dataset, log: Steps) -> Dataset:
+    return Dataset(dataset.spec, {**dataset.columns, "terminals": log.ends}, dataset.offsets, dataset.final_observations)
 
 
 def _diagnosed(fitted: Fitted, dataset: Dataset, log: Steps, discount: float, folds: int) -> Fitted:
-    """Adds diagnostics: possible_low, possible_high, outside_share (of q), horizons, drift, td_error (mean over the log), seed_spread."""
+    """Adds diagnostics.
+
+    possible_low, possible_high, outside_share (of q), horizons, linear (1 where the baseline is), drift, td_error (mean
+    over the log), seed_spread.
+    """
     q, values = fitted.model.q, fitted.direct
     if not np.isfinite(q).all() or not np.isfinite(values).all():
         raise DataError("not estimable: fitted Q-evaluation ended with values that are not finite")
-    ended = Dataset(dataset.spec, {**dataset.columns, "terminals": log.ends}, dataset.offsets, dataset.final_observations)
+    ended = _ended(dataset, log)
     low, high = possible_returns(ended, discount)
-    slack = SLACK * max(high - low, 1e-6 * max(abs(low), abs(high)), 1e-12)
-    outside = float(((q < low - slack) | (q > high + slack)).mean())
+    least, most = _bounds(dataset, log, discount)
+    outside = float(((q < least) | (q > most)).mean())
     alarms, warnings = [], []
     if outside:
         alarms.append(
@@ -368,7 +382,7 @@ def _diagnosed(fitted: Fitted, dataset: Dataset, log: Steps, discount: float, fo
     elif numbers["unlogged_share"] > 0.05:
         warnings.append(f"{numbers['unlogged_share']:.0%} of the policy's expected visits are state-action pairs that were never logged")
     if numbers.get("stuck_states"):
-        warnings.append("in some states that the policy does not reach it would never end; their value is assumed")
+        warnings.append("in some states no logged step of the policy leads to an end; one more step, the log's average, is assumed there")
     return replace(fitted, alarms=tuple(alarms), warnings=tuple(warnings), diagnostics=numbers)
 
 

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import numpy as np
-from scipy.sparse import csr_array, eye_array
+from scipy.sparse import csr_array, diags_array, eye_array
 from scipy.sparse.linalg import splu
 
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Discrete
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.balance_features import Features, features_of
+from stitchrl.evaluation.counted_task import leads_to
 from stitchrl.evaluation.crossfit import CHUNK, Steps, check_target, folds_of, policy_at, read_steps
 from stitchrl.evaluation.evidence import Clock, Mean, Ratio, Target
 
@@ -96,8 +97,10 @@ def _judged(dataset: Dataset, log: Steps, discount: float, mu: Array, numbers: d
 
     leaving = 1 - discount * (1 - log.ends.astype(np.float64))
     earned, mass, weight = by_episode(mu * log.rewards), by_episode(mu * leaving), by_episode(mu)
-    if weight.sum() <= 0 or mass.sum() <= 0:
+    if weight.sum() <= 0:
         raise DataError("not estimable: no logged step has any weight under the policy")
+    if mass.sum() <= 0:
+        raise DataError("not estimable: no weight leaves the task: in the logged steps the policy never ends")
     ess = _kish(present * mu)
     numbers |= {"ess": ess, "kish_share": ess / _kish(present), "episode_ess": _kish(weight)}
     numbers |= {"largest_share": float(np.abs(weight).max() / np.abs(weight).sum()), "mass": float(mass.mean())}
@@ -162,7 +165,7 @@ def _finite(dataset: Dataset, target: Target, discount: float, log: Steps, fold:
     errors, unseen = [], 0.0
     for k in range(int(fold.max()) + 1):
         flow, rows = flow_of(fold != k if fold.max() else fold == k), np.repeat(fold == k, dataset.lengths)
-        table, judged = _table(flow, policy), flow_of(fold == k)
+        table, judged = _table(flow, policy, discount == 1), flow_of(fold == k)
         mu[rows] = table[s[rows], a[rows]]
         unseen += float((present[rows] * mu[rows])[flow.visits[s[rows], a[rows]] == 0].sum())
         errors.append(_imbalance(judged, table, policy) / max(_imbalance(judged, np.ones_like(table), policy), 1e-300))
@@ -170,7 +173,7 @@ def _finite(dataset: Dataset, target: Target, discount: float, log: Steps, fold:
     return mu, numbers | {"unseen_share": unseen / max(float((present * mu).sum()), 1e-300)}
 
 
-def _table(flow: _Flow, policy: Array) -> Array:
+def _table(flow: _Flow, policy: Array, undiscounted: bool) -> Array:
     """`[S, n]`: the solution mu of visits · mu = pi · inflow(mu), where inflow = start + flow' mu: one equation for each state's inflow.
 
     A pair that was not logged in a logged state is given the state's ratio times that of the action's probability to a share smoothed by
@@ -181,16 +184,33 @@ def _table(flow: _Flow, policy: Array) -> Array:
     states, choices = policy.shape
     columns = np.repeat(np.arange(states), choices)
     spread = csr_array((share.reshape(-1), (np.arange(states * choices), columns)), shape=(states * choices, states))
-    try:
-        inflow = splu(csr_array(eye_array(states) - flow.flow.T @ spread).tocsc()).solve(flow.start)
-    except RuntimeError:
-        raise DataError("not estimable: in the logged steps the policy never ends, and with discount 1 its visits have no bound") from None
+    inflow = _inflow(flow, spread, undiscounted)
     total = flow.visits.sum(1)
     smallest = float(flow.visits[seen].min())
     smoothed = (flow.visits + smallest) / (total + smallest * choices)[:, None]
     with np.errstate(divide="ignore", invalid="ignore"):
         guess = np.where(total[:, None] > 0, inflow[:, None] / total[:, None] * policy / smoothed, 1.0)
     return np.where(seen, share * inflow[:, None], guess)
+
+
+def _inflow(flow: _Flow, spread: csr_array, undiscounted: bool) -> Array:
+    """`[S]`: the solution of inflow = start + flow' spread inflow.
+
+    Without discount, of states from which no logged step of the policy leads to an end, one step more than was logged is taken to end.
+    """
+    onward = flow.flow
+    states, choices = flow.visits.shape
+    if undiscounted:
+        visits = flow.visits.reshape(-1)
+        chain = csr_array(spread.T @ onward)  # [S, S], where the policy goes on to
+        ending = np.asarray(spread.T @ (visits - np.asarray(onward.sum(1)).reshape(-1))) > 1e-12
+        stuck = np.repeat(~leads_to(chain, ending), choices)
+        onward = diags_array(np.where(stuck, 1 - 1 / (1 + visits / visits[visits > 0].min()), 1.0)) @ onward
+    try:
+        inflow: Array = splu(csr_array(eye_array(states) - onward.T @ spread).tocsc()).solve(flow.start)
+    except RuntimeError:
+        raise DataError("not estimable: in the logged steps the policy never ends, and with discount 1 its visits have no bound") from None
+    return inflow
 
 
 def _imbalance(flow: _Flow, table: Array, policy: Array) -> float:
@@ -253,7 +273,7 @@ def _featured(dataset: Dataset, target: Target, discount: float, log: Steps, fol
         fitting = [p for p in range(len(sums)) if p // 2 != k or not fold.max()]
         halves = [_total([sums[p] for p in fitting if p % 2 == h]) for h in (0, 1)]
         whole = halves[0] + halves[1]
-        white = _whitening(whole.gram / whole.count), _whitening(whole.changes / whole.count)
+        white = _metrics(whole)
         losses = [sum(halves[1 - h].imbalance(_solve(halves[h], ridge, *white), white[1]) for h in (0, 1)) for ridge in RIDGES]
         ridge = RIDGES[int(np.argmin(losses))] / 2  # all fitting episodes are twice a half, and carry half its noise
         alpha, own_sums = _solve(whole, ridge, *white), _total([sums[p] for p in (2 * k, 2 * k + 1) if p < len(sums)])
@@ -282,10 +302,19 @@ def _total(sums: list[_Sums]) -> _Sums:
     return whole
 
 
-def _whitening(gram: Array) -> Array:
-    """A matrix W with W gram W' = 1 on the directions that the log shows at all."""
-    values, vectors = np.linalg.eigh(gram)
-    kept = values > values.max() * FLOOR
+def _metrics(sums: _Sums) -> tuple[Array, Array]:
+    """Matrices that make the features white, of the directions in which the log varies, and in those directions their changes.
+
+    No direction of the changes is left out: the constant's is as small as 1 - discount, and it alone holds the weights' mass.
+    """
+    white = _whitening(sums.gram / sums.count, FLOOR)
+    return white, _whitening(white @ (sums.changes / sums.count) @ white.T, 1e-10) @ white
+
+
+def _whitening(moments: Array, floor: float) -> Array:
+    """A matrix W with W moments W' = 1 on the directions above `floor` of the largest."""
+    values, vectors = np.linalg.eigh(moments)
+    kept = values > values.max() * floor
     return np.asarray(vectors[:, kept].T / np.sqrt(values[kept])[:, None])
 
 

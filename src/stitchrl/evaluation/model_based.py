@@ -25,7 +25,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 REMAINDER = 0.01  # of the discount: how much may lie beyond the horizon that is chosen
 LONGEST = 1000  # steps of a rollout, at most, unless told
-STARTS = 1000  # first states, at most, that are rolled out
+STARTS = 1000  # first states, at most, that are rolled out; where there are fewer, each several times
 MARGIN = 0.1  # of a coordinate's logged range: further out a rollout has left the data
 HELD = 0.5  # likewise: where a rollout is held, so that a model that explodes stays a number
 
@@ -142,10 +142,12 @@ def _rolled_out(
     ensemble = fit_ensemble(dataset, log, held_out, seed, members=members, steps=steps)
     horizon = _horizon(dataset, discount, log, told)
     starts = np.unique(np.linspace(0, dataset.episodes - 1, min(STARTS, dataset.episodes)).round().astype(np.int64))
-    first = np.asarray(dataset.observations[log.first[starts]], np.float64).reshape(len(starts), -1)
+    repeats = math.ceil(STARTS / len(starts))
+    first = np.repeat(np.asarray(dataset.observations[log.first[starts]], np.float64).reshape(len(starts), -1), repeats, 0)
     returns, alive, left = np.zeros((members, len(starts))), np.zeros(members), np.zeros(members)
     for m in range(members):
-        returns[m], alive[m], left[m] = _rollout(ensemble, m, dataset, target, discount, first, horizon, seed)
+        rolled, alive[m], left[m] = _rollout(ensemble, m, dataset, target, discount, first, horizon, seed)
+        returns[m] = rolled.reshape(-1, repeats).mean(1)
     if not np.isfinite(returns).all():
         raise DataError("not estimable: rollouts of the model ended with values that are not finite")
     values = returns.mean(1)

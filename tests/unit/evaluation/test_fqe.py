@@ -12,8 +12,9 @@ from stitchrl.environments.tabular_logs import sample_log
 from stitchrl.environments.tasks.gridworld import gridworld
 from stitchrl.environments.tasks.tabular import epsilon_policy, greedy_policy, policy_q, policy_value, solve, state_values
 from stitchrl.evaluation import fqe
-from stitchrl.evaluation.crossfit import folds_of, policy_at
+from stitchrl.evaluation.crossfit import folds_of, policy_at, read_steps, returns_to_go
 from stitchrl.evaluation.evidence import TableTarget, Target
+from stitchrl.evaluation.linear_values import linear_values
 from tests.unit.evaluation.exact_tasks import (
     LQG_BEHAVIOUR,
     LQG_POLICY,
@@ -89,6 +90,11 @@ def test_each_fold_is_fitted_on_the_others() -> None:
     before, after = (fitted(d, POLICY, 0.9, seeds=(0,)).model for d in (log, other))
     np.testing.assert_array_equal(before.q[of_row == 0], after.q[of_row == 0])  # fitted on part 1, which did not change
     assert (after.q[of_row == 1] > before.q[of_row == 1] + 4).all()
+
+
+def test_returns_to_go_stop_at_the_episodes_end() -> None:
+    log = table_log([[(0, 0, 1.0), (0, 0, 2.0)], [(0, 0, 4.0)]], [0, 0], [False, True], 1, 1)
+    np.testing.assert_allclose(returns_to_go(read_steps(log, 0.5, "continues"), 0.5), [2.0, 2.0, 4.0])
 
 
 def test_groups_stay_whole() -> None:
@@ -209,6 +215,19 @@ def test_neural_on_a_linear_quadratic_task(std: float) -> None:
     assert np.corrcoef(result.model.v_start, truth)[0, 1] > 0.95
 
 
+def test_the_baseline_is_exact_where_the_value_is_quadratic() -> None:
+    log = lqg_log(LQG_BEHAVIOUR, 400, 30, 0)
+    steps = read_steps(log, 0.9, "continues")
+    policies = policy_at(LQG_POLICY, log.observations[steps.first], 8, 0), policy_at(LQG_POLICY, steps.following, 8, 1)
+    everything = [np.ones(len(log), np.bool_), np.arange(len(log)) < 500]
+    found = linear_values(log, LQG_POLICY, 0.9, steps, policies, everything, (-1e3, 1e3), 0)
+    truth = lqg_values(LQG_POLICY, 0.9, log.observations[steps.first].astype(np.float64))
+    assert found[0].linear and abs(found[0].start.mean() - truth.mean()) < 0.05 * abs(truth.mean())
+    assert np.corrcoef(found[0].start, truth)[0, 1] > 0.97
+    assert not found[1].linear  # too few rows
+    np.testing.assert_allclose(found[1].q, log.rewards[:500].astype(np.float64).mean() / (1 - 0.9))
+
+
 def test_learning_that_is_too_short_or_still_moves_is_told() -> None:
     log = chain_log(0.9, 100, 0)
     short = fitted(log, POLICY, 0.9, method="neural", steps=60, seeds=(0,), config=fqe.FQEConfig(target_rate=0.05))
@@ -237,9 +256,16 @@ def test_a_value_without_bound_is_not_estimable() -> None:
     endless = table_log([[(0, 0, 1.0)]] * 4, [0] * 4, [False] * 4, 2, 2)
     with pytest.raises(DataError, match="not estimable: discount is 1"):
         fitted(endless, np.full((2, 2), 0.5), 1.0)
+
+
+def test_a_policy_that_never_ends_in_the_log_rests_on_what_is_assumed() -> None:
     stays = table_log([[(0, 0, 1.0), (0, 1, 1.0)]] * 4, [1] * 4, [True] * 4, 2, 2)  # action 0 stays, action 1 ends
-    with pytest.raises(DataError, match="not estimable: in the logged steps the policy never ends"):
-        fitted(stays, np.array([[1.0, 0.0], [1.0, 0.0]]), 1.0)
+    result = fitted(stays, np.array([[1.0, 0.0], [1.0, 0.0]]), 1.0, folds=1)
+    # of five steps one is the log's average, half of which end: V = 1 + (0.8 + 0.2 * 0.5) V
+    assert result.statistic.point == pytest.approx(10.0)
+    assert result.diagnostics["unlogged_share"] == pytest.approx(0.2) and result.diagnostics["stuck_states"] == 1
+    assert any("leads to an end" in text for text in result.warnings)
+    assert fitted(stays, np.array([[0.5, 0.5], [1.0, 0.0]]), 1.0, folds=1).diagnostics["stuck_states"] == 0
 
 
 def test_wrong_inputs_are_named() -> None:

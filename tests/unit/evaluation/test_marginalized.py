@@ -156,7 +156,7 @@ def test_visits_outside_the_log_are_told() -> None:
 
 def test_what_cannot_be_weighed_is_not_estimable() -> None:
     stays = table_log([[(0, 0, 1.0), (0, 1, 1.0)]] * 4, [1] * 4, [True] * 4, 2, 2)
-    with pytest.raises(DataError, match="not estimable: in the logged steps the policy never ends"):
+    with pytest.raises(DataError, match="not estimable: no weight leaves the task"):
         ratios(stays, np.array([[1.0, 0.0], [1.0, 0.0]]), 1.0)
     with pytest.raises(DataError, match="not estimable: no logged step has any weight"):
         ratios(table_log([[(0, 0, 1.0)]] * 4, [1] * 4, [True] * 4, 2, 2), np.array([[0.0, 1.0], [0.0, 1.0]]), 1.0)
