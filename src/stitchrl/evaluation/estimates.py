@@ -32,6 +32,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # the estimate that a verdict rests on is the first of these that is estimable
 PREFERENCE = ("drl", "wdr", "wpdis", "dr", "fqe")
+UNLOGGED, MASS, NEGATIVE = 0.05, 0.07, 0.2  # shares beyond which fitted values and ratios are not relied on
 METHOD = "bootstrap of episodes, percentiles widened as Student's t"
 INFLUENCE = "bootstrap of episodes, of the doubly robust sum's spread around this estimate"
 TRAJECTORY = ("the behaviour's probabilities are right", "no hidden cause of actions and rewards")
@@ -91,7 +92,7 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     fitted, no_fit = _tried(lambda: _fit(dataset, target, how), "fqe", seconds)
     ratios, no_ratios = _tried(lambda: _ratios(dataset, target, how), "marginalized", seconds)
     modelled, no_model = _tried(lambda: _modelled(dataset, target, how), "model_based", seconds)
-    gates = {"trajectory": trajectory_gate(episodes), "marginal": no_ratios if ratios is None else marginal_gate(ratios.mu, episodes)}
+    gates = {"trajectory": trajectory_gate(episodes), "marginal": no_fit or no_ratios or _model_gate(fitted, ratios, episodes)}
     found: dict[str, Statistic | str] = {}
     _trajectory(found, episodes, fitted, no_fit, gates["trajectory"])
     influence: Mean | None = None
@@ -147,6 +148,25 @@ def _ratios(dataset: Dataset, target: Target, how: How) -> Ratios:
 
 def _modelled(dataset: Dataset, target: Target, how: How) -> ModelValue:
     return model_based_value(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
+
+
+def _model_gate(fitted: Fitted, ratios: Ratios, episodes: Episodes) -> str | None:
+    """Returns why values fitted to the log and ratios of visits cannot be relied on, or None: what the policy does is not in the log."""
+    numbers = ratios.diagnostics
+    unlogged = fitted.diagnostics.get("unlogged_share", 0.0)
+    if unlogged > UNLOGGED:
+        return f"not estimable: {unlogged:.0%} of the policy's expected visits are states and actions that the log lacks; needs under {UNLOGGED:.0%}"
+    if abs(numbers["mass"] - 1) > MASS:
+        return f"not estimable: the ratios of visits sum to {numbers['mass']:.2f} of an episode, not to 1; needs a policy nearer to the log"
+    if numbers["unseen_share"] > UNLOGGED:
+        return (
+            f"not estimable: {numbers['unseen_share']:.0%} of the weight is on steps that other episodes lack; needs under {UNLOGGED:.0%}"
+        )
+    if numbers["negative_share"] > NEGATIVE:
+        return f"not estimable: {numbers['negative_share']:.0%} of the ratios of visits are negative; needs a policy nearer to the log"
+    if fitted.alarms:
+        return f"not estimable: {fitted.alarms[0]}"
+    return marginal_gate(np.maximum(ratios.mu, 0.0), episodes)
 
 
 def _tried(make: Callable[[], Any], name: str, seconds: dict[str, float]) -> tuple[Any, str | None]:

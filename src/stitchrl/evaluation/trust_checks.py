@@ -100,7 +100,7 @@ def _estimates(m: Measured) -> Iterator[Check]:
         yield check(
             "estimable", "pass", f"{len(names)} of {len(judged.estimates)} estimators pass their gates; {judged.chosen} is relied on"
         )
-        yield _difference(judged.difference)
+        yield _difference(judged.difference, m.provenance.trained_on)
     closed = [reason for reason in judged.gates.values() if reason is not None]
     if not closed:
         yield check("weights", "pass", "whole episodes and single steps have enough effective weight")
@@ -124,10 +124,13 @@ def _estimates(m: Measured) -> Iterator[Check]:
         yield check("fqe_convergence", "pass", f"the fitted value is {words}")
 
 
-def _difference(interval: Interval | None) -> Check:
+def _difference(interval: Interval | None, trained_on: str) -> Check:
     if interval is None or not math.isfinite(interval.low + interval.high):
         return check("difference", "not run", "the difference to the logged policy has no interval")
     words = f"{abs(interval.estimate):.4g} ({interval.low:.4g} to {interval.high:.4g})"
+    if interval.low > 0 and trained_on == "these":  # what flatters cannot show that it is better; that it is worse, it can
+        more = f"it looks worth more than the logged policy by {words}, but on the episodes it learned from, which flatters it"
+        return check("difference", "warn", more, interval.low, 0.0, "judging on episodes held out: train with --preprocessing.held-out 0.3")
     if interval.low > 0:
         return check("difference", "pass", f"it is worth more than the logged policy by {words}", interval.low, 0.0)
     if interval.high < 0:
@@ -184,8 +187,11 @@ def _far(found: list[Found]) -> bool:
 
 def _policy(m: Measured) -> Iterator[Check]:
     yield _support(m)
-    if isinstance(m.sanity, str) or m.sanity.reason is not None:
-        yield check("possible_values", "not run", _plain(m.sanity if isinstance(m.sanity, str) else m.sanity.reason or ""))
+    if isinstance(m.sanity, str):
+        yield check("possible_values", "not run", _plain(m.sanity))
+    elif m.sanity.reason is not None:
+        believes = math.isfinite(m.sanity.high)  # else its algorithm has no critic, which could believe too much
+        yield check("possible_values", "not run" if believes else "pass", _plain(m.sanity.reason))
     else:
         problems = m.sanity.problems
         status: Status = "pass" if not problems else "fail" if any(p.level == "fail" for p in problems) else "warn"

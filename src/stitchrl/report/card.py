@@ -105,7 +105,7 @@ def _trust(file: Path) -> list[str]:
     except (ValueError, AttributeError, OSError):
         return ["`trust.json` is there but cannot be read; run `stitchrl trust` again."]
     if isinstance(verdict, dict):
-        verdict = verdict.get("summary") or verdict.get("decision") or json.dumps(verdict)
+        verdict = verdict.get("sentence") or verdict.get("word") or json.dumps(verdict)
     return [f"Verdict of `stitchrl trust`: {verdict or 'none given'}. The estimates behind it are in `trust.json`."]
 
 
