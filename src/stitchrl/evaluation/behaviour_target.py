@@ -16,16 +16,14 @@ from stitchrl.evaluation.nearest_steps import TREE_DIMENSIONS, features, units_o
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-PRIOR = 1.0  # pseudo-observations that pull a discrete state's counts to the marginal
-
 
 def behaviour_target(dataset: Dataset, seed: int, name: str = "the logged policy") -> Target:
-    """Returns a policy that acts as the log does: smoothed counts, a calibrated classifier, or a Gaussian."""
+    """Returns a policy that acts as the log does: shares of counts (the whole log's in a state it lacks), a calibrated classifier, or a Gaussian."""
     action, observation = dataset.spec.action, dataset.spec.observation
     if isinstance(action, Discrete) and isinstance(observation, Discrete):
         pair = np.asarray(dataset.observations) * action.n + np.asarray(dataset.actions)
         counts = np.bincount(pair, minlength=observation.n * action.n).reshape(-1, action.n)
-        table = counts + PRIOR * marginal_of(np.asarray(dataset.actions), action.n)
+        table = np.where(counts.sum(1, keepdims=True) > 0, counts, marginal_of(np.asarray(dataset.actions), action.n))
         return TableTarget(table / table.sum(1, keepdims=True), dataset.spec, name)
     return _FittedTarget(dataset, seed, name)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from stitchrl.core.errors import DataError, DivergenceError
 from stitchrl.core.intervals import Interval
+from stitchrl.core.spec import Discrete
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.behaviour_policy import Behaviour, behaviour_of
 from stitchrl.evaluation.confidence import draws_together, interval_of_draws
@@ -139,11 +140,19 @@ def episodes_of(dataset: Dataset, target: Target, behaviour: Behaviour, how: How
 
 def _fit(dataset: Dataset, target: Target, how: How) -> Fitted:
     seeds = (how.seed,) if how.quick else (how.seed, how.seed + 1)
-    return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, seeds=seeds, steps=2_000 if how.quick else 8_000)
+    steps = 2_000 if how.quick else 8_000
+    return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seeds=seeds, steps=steps)
 
 
 def _ratios(dataset: Dataset, target: Target, how: How) -> Ratios:
-    return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
+    return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seed=how.seed)
+
+
+def _folds(dataset: Dataset) -> int:
+    """More where fitting is exact and cheap: pairs of state and action that only few episodes hold are then seen by nearly all folds."""
+    tabular = isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
+    units = dataset.episodes if "groups" not in dataset.columns else len(np.unique(dataset.columns["groups"]))
+    return min(10 if tabular else 2, units)
 
 
 def _modelled(dataset: Dataset, target: Target, how: How) -> ModelValue:
