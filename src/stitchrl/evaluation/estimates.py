@@ -140,7 +140,7 @@ def episodes_of(dataset: Dataset, target: Target, behaviour: Behaviour, how: How
 
 def _fit(dataset: Dataset, target: Target, how: How) -> Fitted:
     seeds = (how.seed,) if how.quick else (how.seed, how.seed + 1)
-    steps = 2_000 if how.quick else 8_000
+    steps = 2_000 if how.quick else 5_000
     return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seeds=seeds, steps=steps)
 
 
