@@ -27,7 +27,11 @@ VERBS = {
     "data report": ("data", "report", "returns, coverage, quality and advice, as text, JSON and HTML"),
     "train": ("train", "train", "train an algorithm on a log, many seeds at once, into a run directory"),
     "evaluate": ("evaluate", "evaluate", "roll a run's policies out in an environment"),
-    "select": ("select", "select", "rank policies by a log alone, with what choosing the best is worth and what k online trials would bring"),
+    "select": (
+        "select",
+        "select",
+        "rank policies by a log alone, with what choosing the best is worth and what k online trials would bring",
+    ),
     "trust": ("trust", "trust", "may this policy be used, judged from a log alone; exit code 3 if not, 4 if the log cannot tell"),
     "compare": ("compare", "compare", "runs side by side: last and best scores, IQM with intervals"),
     "plot": ("compare", "plot", "learning curves, final scores, performance profiles"),
