@@ -33,7 +33,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # the estimate that a verdict rests on is the first of these that is estimable
 PREFERENCE = ("drl", "wdr", "wpdis", "dr", "fqe")
-UNLOGGED, MASS, NEGATIVE = 0.05, 0.07, 0.2  # shares beyond which fitted values and ratios are not relied on
+UNLOGGED, MASS, NEGATIVE, BALANCE = (
+    0.05,
+    0.07,
+    0.2,
+    1.0,
+)  # shares, and the imbalance beside that of no weights, beyond which fitted values and ratios are not relied on
 METHOD = "bootstrap of episodes, percentiles widened as Student's t"
 INFLUENCE = "bootstrap of episodes, of the doubly robust sum's spread around this estimate"
 TRAJECTORY = ("the behaviour's probabilities are right", "no hidden cause of actions and rewards")
@@ -91,7 +96,7 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     episodes = episodes_of(dataset, target, behaviour, how)
     seconds: dict[str, float] = {}
     fitted, no_fit = _tried(lambda: _fit(dataset, target, how), "fqe", seconds)
-    ratios, no_ratios = _tried(lambda: _ratios(dataset, target, how), "marginalized", seconds)
+    ratios, no_ratios = _tried(lambda: _ratios(dataset, target, behaviour, how), "marginalized", seconds)
     modelled, no_model = _tried(lambda: _modelled(dataset, target, how), "model_based", seconds)
     gates = {"trajectory": trajectory_gate(episodes), "marginal": no_fit or no_ratios or _model_gate(fitted, ratios, episodes)}
     found: dict[str, Statistic | str] = {}
@@ -106,7 +111,7 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     spread = 0.0 if fitted is None or not math.isfinite(fitted.seed_spread) else fitted.seed_spread / math.sqrt(len(fitted.direct))
     direct = {
         "fqe": (None if fitted is None else float(fitted.model.v_start.mean()), no_fit, spread),
-        "marginalized": (None if ratios is None else ratios.statistic.point, no_ratios, 0.0),
+        "marginalized": (None if ratios is None else ratios.normalised.point, no_ratios, 0.0),
         "model_based": (None if modelled is None else modelled.value, no_model, _seed_error(modelled)),
     }
     for name, (value, reason, _) in direct.items():
@@ -144,8 +149,14 @@ def _fit(dataset: Dataset, target: Target, how: How) -> Fitted:
     return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seeds=seeds, steps=steps)
 
 
-def _ratios(dataset: Dataset, target: Target, how: How) -> Ratios:
-    return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seed=how.seed)
+def _ratios(dataset: Dataset, target: Target, behaviour: Behaviour, how: How) -> Ratios:
+    own = None
+    if dataset.lengths.max() == 1:
+        try:
+            own = np.exp(target.log_probabilities(dataset.observations, dataset.actions) - behaviour.log_probabilities)
+        except DataError:
+            pass  # a policy without a density: the ratios are fitted
+    return marginal_ratios(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seed=how.seed, action_ratios=own)
 
 
 def _folds(dataset: Dataset) -> int:
@@ -167,6 +178,8 @@ def _model_gate(fitted: Fitted, ratios: Ratios, episodes: Episodes) -> str | Non
         return f"not estimable: {unlogged:.0%} of the policy's expected visits are states and actions that the log lacks; needs under {UNLOGGED:.0%}"
     if abs(numbers["mass"] - 1) > MASS:
         return f"not estimable: the ratios of visits sum to {numbers['mass']:.2f} of an episode, not to 1; needs a policy nearer to the log"
+    if numbers["balance_error"] > BALANCE:
+        return f"not estimable: ratios of visits leave other episodes {numbers['balance_error']:.1f} times as unbalanced as none; needs more episodes"
     if numbers["unseen_share"] > UNLOGGED:
         return (
             f"not estimable: {numbers['unseen_share']:.0%} of the weight is on steps that other episodes lack; needs under {UNLOGGED:.0%}"
@@ -176,6 +189,17 @@ def _model_gate(fitted: Fitted, ratios: Ratios, episodes: Episodes) -> str | Non
     if fitted.alarms:
         return f"not estimable: {fitted.alarms[0]}"
     return marginal_gate(np.maximum(ratios.mu, 0.0), episodes)
+
+
+@final
+class Shifted(Statistic):
+    """Another statistic plus a number. MAGIC's blend and the model in it do not vary in a bootstrap: it is given WDR's spread, which has both."""
+
+    def __init__(self, other: Statistic, by: float) -> None:
+        self.other, self.by, self.episodes = other, by, other.episodes
+
+    def value(self, counts: Array) -> Array:
+        return np.asarray(self.other.value(counts) + self.by)
 
 
 def _tried(make: Callable[[], Any], name: str, seconds: dict[str, float]) -> tuple[Any, str | None]:
@@ -199,7 +223,8 @@ def _trajectory(found: dict[str, Statistic | str], episodes: Episodes, fitted: F
     if fitted is None:
         found.update(dict.fromkeys(("dr", "wdr", "magic"), no_fit or ""))
     else:
-        found.update(doubly_robust_estimators(episodes, fitted.model))
+        robust = doubly_robust_estimators(episodes, fitted.model)
+        found.update(robust | {"magic": Shifted(robust["wdr"], robust["magic"].point - robust["wdr"].point)})
 
 
 def _centred(influence: Mean | None, value: float | None, reason: str | None, gate: str | None) -> Statistic | str:
@@ -207,7 +232,7 @@ def _centred(influence: Mean | None, value: float | None, reason: str | None, ga
     if value is None:
         return reason or ""
     if influence is None:
-        return f"not estimable: its value, {value:.4g}, has no interval without marginal weights ({gate or 'they could not be had'})"
+        return f"not estimable: a value read off a model has no interval without marginal weights ({(gate or '').removeprefix('not estimable: ')})"
     return Mean(influence.values - influence.point + value)
 
 

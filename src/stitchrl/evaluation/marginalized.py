@@ -56,17 +56,22 @@ class Ratios:
     assumptions: tuple[str, ...]
 
 
-def marginal_ratios(dataset: Dataset, target: Target, *, discount: float, clock: Clock, folds: int = 2, seed: int = 0) -> Ratios:
+def marginal_ratios(
+    dataset: Dataset, target: Target, *, discount: float, clock: Clock, folds: int = 2, seed: int = 0, action_ratios: Array | None = None
+) -> Ratios:
     """Returns ratios at all logged steps, each fitted on the other folds' episodes (groups stay whole).
 
+    action_ratios: `[N]`, pi(a|s) / b(a|s) of the logged actions; where every episode is one step they are the ratios, and nothing is fitted.
     Raises DataError, with "not estimable: …" where no finite ratios solve the equations, or a fold has fewer than two episodes to fit on.
     """
     check_target(dataset, target)
     log = read_steps(dataset, discount, clock)
     fold = folds_of(dataset, folds, seed)
     finite = isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
-    fit = _finite if finite else _featured
-    mu, numbers = fit(dataset, target, discount, log, fold, seed)
+    if action_ratios is not None and log.time.max() == 0:
+        mu, numbers = np.asarray(action_ratios, np.float64), {"balance_error": 0.0, "ridge": 0.0, "unseen_share": 0.0}
+    else:
+        mu, numbers = (_finite if finite else _featured)(dataset, target, discount, log, fold, seed)
     if not np.isfinite(mu).all():
         raise DataError("not estimable: the marginalised weights are not finite")
     return _judged(dataset, log, discount, mu, numbers, folds)
