@@ -39,6 +39,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 READINGS = 20  # of the first states' value while learning
 DRIFT = 0.1  # of the spread of the logged returns: a change from the middle of learning to its end that is told
 HORIZONS = 2.0  # of target averages (steps · rate / effective horizon), below which values have not had the time to reach the first states
+OUTSIDE = 0.01  # of the logged steps with values beyond what returns can be: more is an alarm, less a warning
 SLACK = 0.05  # of the range of possible returns, beyond which a value is an alarm
 
 
@@ -359,9 +360,10 @@ def _diagnosed(fitted: Fitted, dataset: Dataset, log: Steps, discount: float, fo
     low, high = possible_returns(ended, discount)
     least, most = _bounds(dataset, log, discount)
     outside = float(((q < least) | (q > most)).mean())
-    alarms, warnings = [], []
+    alarms: list[str] = []
+    warnings: list[str] = []
     if outside:
-        alarms.append(
+        (alarms if outside > OUTSIDE else warnings).append(
             f"fitted values leave the possible range of returns, {low:.4g} to {high:.4g}, at {outside:.2%} of the logged steps "
             f"(from {q.min():.4g} to {q.max():.4g}), where {assumption(ended, discount)}"
         )

@@ -94,7 +94,7 @@ def _estimates(m: Measured) -> Iterator[Check]:
     names = [e.name for e in judged.estimates if e.reason is None]
     if judged.chosen is None:
         main = judged.estimate("drl")
-        yield check("estimable", "fail", f"no estimator that a verdict can rest on passes its gate ({main.reason or 'no interval'})")
+        yield check("estimable", "fail", f"no estimator that a verdict can rest on passes its gate ({_plain(main.reason or '')})")
         yield check("difference", "not run", "the policy's value is not estimable")
     else:
         yield check(
@@ -261,7 +261,8 @@ def _data(m: Measured) -> Iterator[Check]:
     words = f"{worst[0].message}" if worst else "nothing is wrong in the log"
     yield check("integrity", "fail" if errors else "warn" if warned else "pass", words, float(len(errors) + len(warned)), 0.0)
     if m.leaks:
-        yield check("leakage", "fail", m.leaks[0].message, float(len(m.leaks)), 0.0)
+        more = f" (and {len(m.leaks) - 1} more)" if len(m.leaks) > 1 else ""
+        yield check("leakage", "fail", m.leaks[0].message.rstrip(".") + more, float(len(m.leaks)), 0.0)
     else:
         yield check("leakage", "pass", "no observation tells the action or the outcome from after it")
     if isinstance(m.drift, str) or m.drift.auroc is None:

@@ -145,7 +145,7 @@ def _drift(question: Question, dataset: Dataset) -> Any:
 def _leaks(question: Question, dataset: Dataset) -> list[Any]:
     found = leakage(dataset, seed=question.seed)
     if question.trained_on is not None:
-        found = [*shared_groups(question.trained_on, dataset), *found]
+        found = [*found, *shared_groups(question.trained_on, dataset)]
     return [f for f in found if f.severity != "note"]  # a note: equal episodes of few states can be chance
 
 
