@@ -101,13 +101,11 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     gates = {"trajectory": trajectory_gate(episodes), "marginal": no_fit or no_ratios or _model_gate(fitted, ratios, episodes)}
     found: dict[str, Statistic | str] = {}
     _trajectory(found, episodes, fitted, no_fit, gates["trajectory"])
-    influence: Mean | None = None
     if fitted is None or ratios is None or gates["marginal"] is not None:
         found["drl"] = no_fit or no_ratios or gates["marginal"] or ""
     else:
-        statistic = drl(episodes, fitted.model, ratios.mu)
-        assert isinstance(statistic, Mean)
-        found["drl"] = influence = statistic
+        found["drl"] = drl(episodes, fitted.model, ratios.mu)
+    influence = next((s for s in (found["drl"], found["dr"]) if isinstance(s, Mean)), None)
     spread = 0.0 if fitted is None or not math.isfinite(fitted.seed_spread) else fitted.seed_spread / math.sqrt(len(fitted.direct))
     direct = {
         "fqe": (None if fitted is None else float(fitted.model.v_start.mean()), no_fit, spread),
