@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import numpy as np
@@ -87,13 +87,16 @@ class Judged:
         return next(e for e in self.estimates if e.name == name)
 
 
-def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | None = None) -> Judged:
+def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | None = None, logged: bool = False) -> Judged:
     """Returns all estimates of a policy's value on a log, and of its difference to the logged policy.
 
+    logged: the policy is the logged one, as fitted to the log: the ratio of its probabilities to the logged ones is 1, whatever the fit says.
     Raises DataError for a policy of other spaces, and propensities that cannot be right.
     """
     behaviour = behaviour_of(dataset, how.seed) if behaviour is None else behaviour
     episodes = episodes_of(dataset, target, behaviour, how)
+    if logged:
+        episodes = replace(episodes, log_ratios=np.zeros(len(dataset)))
     seconds: dict[str, float] = {}
     fitted, no_fit = _tried(lambda: _fit(dataset, target, how), "fqe", seconds)
     ratios, no_ratios = _tried(lambda: _ratios(dataset, target, behaviour, how), "marginalized", seconds)
@@ -114,8 +117,8 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     }
     for name, (value, reason, _) in direct.items():
         found[name] = _centred(influence, value, reason, gates["marginal"])
-    estimates, difference, worse, chosen, logged = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
-    return Judged(how, episodes, behaviour, fitted, ratios, estimates, logged, chosen, difference, worse, gates)
+    estimates, difference, worse, chosen, own = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
+    return Judged(how, episodes, behaviour, fitted, ratios, estimates, own, chosen, difference, worse, gates)
 
 
 def estimates(

@@ -56,7 +56,7 @@ class SemiSynthetic:
 
 def placebo(dataset: Dataset, behaviour: Behaviour, how: How) -> list[Found]:
     """Returns every estimate of the logged policy's own value, which the log measures: each has to contain it."""
-    judged = judge(dataset, behaviour_target(dataset, how.seed), replace(how, quick=True), behaviour=behaviour)
+    judged = judge(dataset, behaviour_target(dataset, how.seed), replace(how, quick=True), behaviour=behaviour, logged=True)
     if judged.logged.interval is None:
         raise DataError(f"not run: {judged.logged.reason}")
     return [_found(e.name, e.interval, judged.logged.interval, paired=True) for e in judged.estimates if e.interval is not None]
