@@ -146,7 +146,7 @@ def episodes_of(dataset: Dataset, target: Target, behaviour: Behaviour, how: How
 
 def _fit(dataset: Dataset, target: Target, how: How) -> Fitted:
     seeds = (how.seed,) if how.quick else (how.seed, how.seed + 1)
-    steps = 2_000 if how.quick else 5_000
+    steps = 2_000 if how.quick else 4_000
     return cross_fitted(dataset, target, discount=how.discount, clock=how.clock, folds=_folds(dataset), seeds=seeds, steps=steps)
 
 
@@ -162,12 +162,17 @@ def _ratios(dataset: Dataset, target: Target, behaviour: Behaviour, how: How) ->
 
 def _folds(dataset: Dataset) -> int:
     """More where fitting is exact and cheap: pairs of state and action that only few episodes hold are then seen by nearly all folds."""
-    tabular = isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
     units = dataset.episodes if "groups" not in dataset.columns else len(np.unique(dataset.columns["groups"]))
-    return min(10 if tabular else 2, units)
+    return min(10 if _is_tabular(dataset) else 2, units)
+
+
+def _is_tabular(dataset: Dataset) -> bool:
+    return isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
 
 
 def _modelled(dataset: Dataset, target: Target, how: How) -> ModelValue:
+    if how.quick and not _is_tabular(dataset):
+        raise DataError("not estimable: a model of real-valued states is left out where estimates are quick")
     return model_based_value(dataset, target, discount=how.discount, clock=how.clock, seed=how.seed)
 
 

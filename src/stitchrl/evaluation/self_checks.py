@@ -24,7 +24,7 @@ from stitchrl.evaluation.evidence import Estimate, TableTarget, Target
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-LOGGERS = 4  # left out at most, those of the most episodes
+LOGGERS = 4  # left out at most, those of the most episodes; of real-valued states, where each takes long, one
 FEWEST = 30  # episodes of a logger that is left out
 REPLICATIONS = 5
 EPISODES = 2_000  # of a replication at most
@@ -71,7 +71,8 @@ def leave_one_logger_out(dataset: Dataset, how: How, column: str = "infos/policy
         raise DataError(f"not run: the log has no column '{column}' that tells its loggers apart")
     logger = np.asarray(dataset.columns[column])[dataset.offsets[:-1]]
     names, counts = np.unique(logger, return_counts=True)
-    chosen = names[np.argsort(-counts, kind="stable")][:LOGGERS]
+    finite = isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
+    chosen = names[np.argsort(-counts, kind="stable")][: LOGGERS if finite else 1]
     kept = [name for name in chosen if (logger == name).sum() >= FEWEST and (logger != name).sum() >= FEWEST]
     if len(names) < 2 or not kept:
         raise DataError(f"not run: {len(names)} loggers; expected at least 2, one of them with {FEWEST} episodes")
