@@ -116,9 +116,10 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
         "model_based": (None if modelled is None else modelled.value, no_model, _seed_error(modelled)),
     }
     for name, (value, reason, _) in direct.items():
-        found[name] = _centred(influence, value, reason, gates["marginal"])
-    estimates, difference, worse, chosen, own = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
-    return Judged(how, episodes, behaviour, fitted, ratios, estimates, own, chosen, difference, worse, gates)
+        own = influence if name != "marginalized" or gates["marginal"] is None else None  # which is those very ratios
+        found[name] = _centred(own, value, reason, gates["marginal"])
+    estimates, difference, worse, chosen, logged_value = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
+    return Judged(how, episodes, behaviour, fitted, ratios, estimates, logged_value, chosen, difference, worse, gates)
 
 
 def estimates(
