@@ -83,7 +83,7 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
         raise ConfigError(f"{PROG}: name at least one run directory")
     if a.top < 1:
         raise ConfigError(f"{PROG}: --top is {a.top}; expected at least 1")
-    dataset = datasets.load(a.data, **table_options(a.schema, a.table))
+    dataset = _held_out(a, datasets.load(a.data, **table_options(a.schema, a.table)))
     agents = [load(path) for path in a.runs]
     discount = _discount(a, agents, dataset)
     read = [_candidates(path, agent, dataset, a, discount) for path, agent in zip(a.runs, agents, strict=True)]
@@ -101,6 +101,23 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
     if a.html is not None:
         a.html.write_text(selection_page(described), encoding="utf-8")
     return made
+
+
+def _held_out(a: Select, dataset: Dataset) -> Dataset:
+    """The episodes that all runs kept out of their training, where they learned from this log and kept the same share; else the log."""
+    from stitchrl.core.files import read_json
+    from stitchrl.experiment import split_held_out
+
+    shares = set()
+    for path in a.runs:
+        config = read_json(path / "config.json") if (path / "policy").is_dir() else {}
+        same = config.get("data", {}).get("fingerprint") == dataset.fingerprint()
+        shares.add(float(config.get("preprocessing", {}).get("held_out", 0.0)) if same else 0.0)
+    share = min(shares)
+    if len(shares) > 1 or not share:
+        return dataset
+    print(f"{PROG}: judged by the {share:.0%} of the episodes that these runs held out", file=sys.stderr)
+    return split_held_out(dataset, share)[1]
 
 
 @final
