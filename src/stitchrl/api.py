@@ -108,13 +108,13 @@ def trust(
     `seed` is one of the policy's (the first unless told). `discount` is the learner's unless told. Where the log is the one that the run learned
     from, the episodes that the run held out are judged on; it says so where there are none. Raises DataError, ConfigError, CheckpointError.
     """
-    from stitchrl.evaluation.evidence import AgentTarget  # these load scipy and more, which training does not need
+    from stitchrl.evaluation.evidence import AgentTarget, in_spaces_of  # these load scipy and more, which training does not need
     from stitchrl.evaluation.trust_report import Question
     from stitchrl.evaluation.trust_report import trust as judge
     from stitchrl.evaluation.value_sanity import value_sanity
 
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
-    dataset = data if isinstance(data, Dataset) else load(data)
+    dataset = in_spaces_of(acting.spec, data if isinstance(data, Dataset) else load(data))
     run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
     target = AgentTarget(acting, seed, sampled=sampled)
     own = getattr(acting.config, "discount", None)

@@ -17,6 +17,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import DataError
 from stitchrl.core.intervals import Interval
 from stitchrl.core.spec import Discrete, Spec
+from stitchrl.data.dataset import Dataset
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Clock = Literal["continues", "ends"]
@@ -101,6 +102,18 @@ class TableTarget(Target):
         cumulative = np.cumsum(self.probabilities(observations), 1)[None]
         u = np.random.default_rng(seed).random((count, len(observations), 1))
         return np.asarray(np.minimum((u > cumulative).sum(-1), self.table.shape[1] - 1))
+
+
+def in_spaces_of(spec: Spec, dataset: Dataset) -> Dataset:
+    """Returns the log with a policy's numbers of states and actions where its own are smaller: a file tells only of those that it holds."""
+    spaces = []
+    for own, wanted in ((dataset.spec.observation, spec.observation), (dataset.spec.action, spec.action)):
+        fewer = isinstance(own, Discrete) and isinstance(wanted, Discrete) and own.n < wanted.n
+        spaces.append(wanted if fewer else own)
+    made = Spec(*spaces)
+    if made == dataset.spec:
+        return dataset
+    return Dataset(made, dataset.columns, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 
 @final

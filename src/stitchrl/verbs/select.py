@@ -74,6 +74,7 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
     """Returns the selection that the flags ask for and writes its files; `estimate` gives all estimates of one policy."""
     from stitchrl.agent import load
     from stitchrl.core.files import write_json
+    from stitchrl.evaluation.evidence import in_spaces_of
     from stitchrl.evaluation.selection import select as choose
     from stitchrl.recipes import datasets
     from stitchrl.report.selection_page import selection_page
@@ -83,8 +84,8 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
         raise ConfigError(f"{PROG}: name at least one run directory")
     if a.top < 1:
         raise ConfigError(f"{PROG}: --top is {a.top}; expected at least 1")
-    dataset = _held_out(a, datasets.load(a.data, **table_options(a.schema, a.table)))
     agents = [load(path) for path in a.runs]
+    dataset = _held_out(a, in_spaces_of(agents[0].spec, datasets.load(a.data, **table_options(a.schema, a.table))))
     discount = _discount(a, agents, dataset)
     read = [_candidates(path, agent, dataset, a, discount) for path, agent in zip(a.runs, agents, strict=True)]
     targets = [t for found in read for t in found.targets]

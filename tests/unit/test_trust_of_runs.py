@@ -1,0 +1,89 @@
+"""From a run to its report: the episodes that it held out judge it, and a log of another task is refused in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import stitchrl
+from stitchrl.core.errors import StitchError
+from stitchrl.core.records import Logging
+from stitchrl.core.spec import Discrete, Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.environments.tabular_logs import sample_log
+from stitchrl.environments.tasks.chain import chain
+from stitchrl.experiment import split_held_out
+from stitchrl.verbs.trust import trust as verb
+
+MDP = chain()
+TABLE = np.full((MDP.states, MDP.actions), 1 / MDP.actions)
+
+
+def log(episodes: int = 300) -> Dataset:
+    return sample_log(MDP, np.ones(1), TABLE[None], episodes, np.random.default_rng(0), 400)
+
+
+def trained(path: Path, dataset: Dataset, held_out: float) -> Path:
+    stitchrl.train(
+        "bc", dataset, run=path, settings={"hidden": (16,)}, training={"steps": 40, "batch_size": 32},
+        preprocessing={"held_out": held_out}, logging=Logging(tensorboard=False, quiet=True),
+    )  # fmt: skip
+    return path
+
+
+def test_held_out_episodes_are_the_same_ones_and_judge_the_run(tmp_path: Path) -> None:
+    dataset = log()
+    learned, rest = split_held_out(dataset, 0.4)
+    assert (learned.episodes, rest.episodes) == (180, 120)
+    run = trained(tmp_path / "run", dataset, 0.4)
+    found = stitchrl.trust(run, dataset, quick=True).record
+    assert found["data"]["fingerprint"] == rest.fingerprint()
+    assert found["selection"]["words"].startswith("judged on episodes held out")
+    assert next(c for c in found["checks"] if c["name"] == "drift")["status"] != "not run"
+
+
+def test_without_held_out_episodes_the_report_says_that_it_flatters(tmp_path: Path) -> None:
+    dataset = log()
+    found = stitchrl.trust(trained(tmp_path / "run", dataset, 0.0), dataset, quick=True).record
+    assert found["data"]["episodes"] == dataset.episodes
+    assert "flatters" in found["selection"]["words"]
+
+
+def test_groups_are_held_out_whole() -> None:
+    dataset = log()
+    groups = np.repeat(np.arange(dataset.episodes) // 5, dataset.lengths)
+    grouped = Dataset(dataset.spec, {**dataset.columns, "groups": groups}, dataset.offsets, dataset.final_observations)
+    learned, rest = split_held_out(grouped, 0.3)
+    assert not set(learned.columns["groups"]) & set(rest.columns["groups"])
+
+
+def test_the_command_writes_page_and_record_and_its_code_is_the_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset = log()
+    dataset.save(tmp_path / "data")
+    run = trained(tmp_path / "run", dataset, 0.4)
+    code = verb([str(run), "--data", str(tmp_path / "data"), "--quick"])
+    record = json.loads((run / "trust.json").read_text())
+    assert code == record["verdict"]["exit_code"]
+    assert record["verdict"]["word"].upper() in capsys.readouterr().out
+    assert record["verdict"]["sentence"][:30] in (run / "trust.html").read_text()
+
+
+def test_a_log_of_another_task_is_refused(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", log(), 0.0)
+    other = chain(length=12)
+    table = np.full((other.states, other.actions), 1 / other.actions)
+    with pytest.raises(StitchError, match="spaces"):
+        stitchrl.trust(run, sample_log(other, np.ones(1), table[None], 50, np.random.default_rng(0), 400), quick=True)
+
+
+def test_a_log_that_lacks_the_last_states_is_read_in_the_policys_spaces(tmp_path: Path) -> None:
+    dataset = log()
+    run = trained(tmp_path / "run", dataset, 0.0)
+    spec = Spec(Discrete(MDP.states - 1), Discrete(MDP.actions))  # as a file would tell whose largest state is one smaller
+    seen = dataset.final_observations < MDP.states - 1
+    shorter = dataset.select(np.flatnonzero(seen & (np.maximum.reduceat(dataset.observations, dataset.offsets[:-1]) < MDP.states - 1)))
+    fewer = Dataset(spec, shorter.columns, shorter.offsets, shorter.final_observations, shorter.metadata)
+    assert stitchrl.trust(run, fewer, quick=True).record["data"]["episodes"] == fewer.episodes
