@@ -110,8 +110,9 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
         found["drl"] = drl(episodes, fitted.model, ratios.mu)
     influence = next((s for s in (found["drl"], found["dr"]) if isinstance(s, Mean)), None)
     spread = 0.0 if fitted is None or not math.isfinite(fitted.seed_spread) else fitted.seed_spread / math.sqrt(len(fitted.direct))
+    wild = f"not estimable: {fitted.alarms[0]}" if fitted is not None and fitted.alarms else None
     direct = {
-        "fqe": (None if fitted is None else float(fitted.model.v_start.mean()), no_fit, spread),
+        "fqe": (None if fitted is None or wild else float(fitted.model.v_start.mean()), wild or no_fit, spread),
         "marginalized": (None if ratios is None else ratios.normalised.point, no_ratios, 0.0),
         "model_based": (None if modelled is None else modelled.value, no_model, _seed_error(modelled)),
     }
