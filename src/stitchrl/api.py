@@ -108,7 +108,8 @@ def trust(
     `seed` is one of the policy's (the first unless told). `discount` is the learner's unless told. Where the log is the one that the run learned
     from, the episodes that the run held out are judged on; it says so where there are none. Raises DataError, ConfigError, CheckpointError.
     """
-    from stitchrl.evaluation.evidence import AgentTarget, in_spaces_of  # these load scipy and more, which training does not need
+    from stitchrl.evaluation.crossfit import check_target  # these load scipy and more, which training does not need
+    from stitchrl.evaluation.evidence import AgentTarget, in_spaces_of
     from stitchrl.evaluation.trust_report import Question
     from stitchrl.evaluation.trust_report import trust as judge
     from stitchrl.evaluation.value_sanity import value_sanity
@@ -117,6 +118,7 @@ def trust(
     dataset = in_spaces_of(acting.spec, data if isinstance(data, Dataset) else load(data))
     run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
     target = AgentTarget(acting, seed, sampled=sampled)
+    check_target(dataset, target)
     own = getattr(acting.config, "discount", None)
     used = (
         discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or _discount_of(dataset))

@@ -75,7 +75,7 @@ def test_a_log_of_another_task_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", log(), 0.0)
     other = chain(length=12)
     table = np.full((other.states, other.actions), 1 / other.actions)
-    with pytest.raises(StitchError, match="spaces"):
+    with pytest.raises(StitchError, match="its observations are"):
         stitchrl.trust(run, sample_log(other, np.ones(1), table[None], 50, np.random.default_rng(0), 400), quick=True)
 
 

@@ -67,6 +67,12 @@ def subgroups(
     return sorted(result, key=lambda s: np.inf if s.interval is None else s.interval.estimate)
 
 
+def check_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
+    """Raises DataError where a column cannot part the episodes into subgroups."""
+    for column in columns:
+        _values(dataset, column)
+
+
 def _values(dataset: Dataset, column: str) -> list[tuple[str, Array]]:
     """(value, bool [E]) for each value of a column at the episodes' first steps; a column of many numbers is cut at its quartiles."""
     name = column if column in dataset.columns else f"infos/{column}"

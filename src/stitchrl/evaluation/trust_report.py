@@ -23,7 +23,7 @@ from stitchrl.evaluation.evidence import Clock, Difference, Estimate, Target
 from stitchrl.evaluation.importance_sampling import behaviour_value, weighted
 from stitchrl.evaluation.self_checks import leave_one_logger_out, placebo, semi_synthetic
 from stitchrl.evaluation.sensitivity import Sensitivity, sensitivity
-from stitchrl.evaluation.subgroups import Subgroup, subgroups
+from stitchrl.evaluation.subgroups import Subgroup, check_columns, subgroups
 from stitchrl.evaluation.support import support
 from stitchrl.evaluation.trust_checks import Measured, Provenance
 from stitchrl.evaluation.trust_record import Asked, record_of
@@ -84,6 +84,7 @@ def trust(dataset: Dataset, target: Target, question: Question) -> Trust:
     """Returns the report of a policy on a log. Raises DataError for a policy of other spaces, ConfigError for a question that makes no sense."""
     if not 0 <= question.discount <= 1 or not 0 < question.level < 1:
         raise ConfigError(f"discount {question.discount} and level {question.level}; expected numbers from 0 to 1, the level between them")
+    check_columns(dataset, question.subgroups)
     how = How(question.discount, clock_of(dataset, question.discount, question.clock), question.level, question.seed, question.quick)
     seconds: dict[str, float] = {}
 
