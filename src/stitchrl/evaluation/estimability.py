@@ -16,7 +16,8 @@ from stitchrl.core.errors import DataError
 from stitchrl.evaluation.evidence import Array, Episodes
 
 MIN_UNITS = 30  # episodes, or groups of them
-MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE = 30, 0.05  # Kish's number of units: at least both
+MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE = 30, 0.05  # Kish's number of units: at least both …
+ENOUGH, ENOUGH_SHARE = 50, 0.2  # … and at least one of these
 MAX_SHARE = 0.07  # of all weight, in one unit
 MAX_K = 0.7
 BELOW, ABOVE, MAX_OFF = 2.0, 3.0, 0.05  # standard errors by which the mean weight may miss 1, where it misses by more than 0.05
@@ -134,7 +135,8 @@ def _generalised_pareto_shape(exceedances: Array) -> float:
 def trajectory_gate(episodes: Episodes) -> str | None:
     """Returns in words why a policy's value cannot be estimated by the weights of whole episodes, or None where it can.
 
-    Refused: no density; under 30 episodes (groups, where there are any); every weight 0; Kish's effective number under the larger of 30 and 5 %;
+    Refused: no density; under 30 episodes (groups, where there are any); every weight 0; Kish's effective number under 30, under 5 %, or under
+    both 50 and 20 %;
     one unit with over 7 % of the weight; Pareto k above 0.7; a mean weight, whose expectation is 1, off by more than 0.05 and 2 standard errors
     below or 3 above (large weights that the log lacks are what misleads most); over 5 % of the discount left where the clock cut episodes off.
 
@@ -213,7 +215,7 @@ def _spread(log_weights: Array, episodes: Episodes, name: str) -> str | None:
     size = kish(log_weights)
     if size == 0:
         return _refusal(f"the {name} are 0 in all {units} {word}: the policy never does what was logged", "a policy nearer to the log")
-    needed = max(MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE * units)
+    needed = max(MIN_EFFECTIVE, MIN_EFFECTIVE_SHARE * units, min(ENOUGH, ENOUGH_SHARE * units))
     if size < needed - _ROUNDING * units:
         return _refusal(f"the {name} of {units} {word} are worth {size:.1f} equal ones", f"at least {needed:.0f}")
     share = largest_share(log_weights)

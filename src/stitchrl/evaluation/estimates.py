@@ -33,12 +33,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 # the estimate that a verdict rests on is the first of these that is estimable
 PREFERENCE = ("drl", "wdr", "wpdis", "dr", "fqe")
-UNLOGGED, MASS, NEGATIVE, BALANCE = (
-    0.05,
-    0.07,
-    0.2,
-    1.0,
-)  # shares, and the imbalance beside that of no weights, beyond which fitted values and ratios are not relied on
+UNLOGGED, MASS, NEGATIVE = 0.05, 0.07, 0.2  # shares beyond which fitted values and ratios are not relied on
+# imbalance that ratios of visits leave, of that without weights: bounds with fitted values to correct them, and without
+BALANCE, BALANCE_ALONE = 1.0, 0.85
 METHOD = "bootstrap of episodes, percentiles widened as Student's t"
 INFLUENCE = "bootstrap of episodes, of the doubly robust sum's spread around this estimate"
 TRAJECTORY = ("the behaviour's probabilities are right", "no hidden cause of actions and rewards")
@@ -102,6 +99,7 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
     ratios, no_ratios = _tried(lambda: _ratios(dataset, target, behaviour, how), "marginalized", seconds)
     modelled, no_model = _tried(lambda: _modelled(dataset, target, how), "model_based", seconds)
     gates = {"trajectory": trajectory_gate(episodes), "marginal": no_fit or no_ratios or _model_gate(fitted, ratios, episodes)}
+    alone = gates["marginal"] or (None if ratios is None else _unbalanced(ratios, BALANCE_ALONE))
     found: dict[str, Statistic | str] = {}
     _trajectory(found, episodes, fitted, no_fit, gates["trajectory"])
     if fitted is None or ratios is None or gates["marginal"] is not None:
@@ -117,8 +115,10 @@ def judge(dataset: Dataset, target: Target, how: How, *, behaviour: Behaviour | 
         "model_based": (None if modelled is None else modelled.value, no_model, _seed_error(modelled)),
     }
     for name, (value, reason, _) in direct.items():
-        own = influence if name != "marginalized" or gates["marginal"] is None else None  # which is those very ratios
-        found[name] = _centred(own, value, reason, gates["marginal"])
+        gate = alone if name == "marginalized" else gates["marginal"]
+        # without the marginal gate the doubly robust sum of whole episodes serves the models; ratios of visits have only themselves
+        own = None if name == "marginalized" and gate is not None else influence
+        found[name] = _centred(own, value, reason, gate)
     estimates, difference, worse, chosen, logged_value = _intervals(found, {k: s for k, (*_, s) in direct.items()}, episodes, how, seconds)
     return Judged(how, episodes, behaviour, fitted, ratios, estimates, logged_value, chosen, difference, worse, gates)
 
@@ -186,8 +186,8 @@ def _model_gate(fitted: Fitted, ratios: Ratios, episodes: Episodes) -> str | Non
         return f"not estimable: {unlogged:.0%} of the policy's expected visits are states and actions that the log lacks; needs under {UNLOGGED:.0%}"
     if abs(numbers["mass"] - 1) > MASS:
         return f"not estimable: the ratios of visits sum to {numbers['mass']:.2f} of an episode, not to 1; needs a policy nearer to the log"
-    if numbers["balance_error"] > BALANCE:
-        return f"not estimable: ratios of visits leave other episodes {numbers['balance_error']:.1f} times as unbalanced as none; needs more episodes"
+    if unbalanced := _unbalanced(ratios, BALANCE):
+        return unbalanced
     if numbers["unseen_share"] > UNLOGGED:
         return (
             f"not estimable: {numbers['unseen_share']:.0%} of the weight is on steps that other episodes lack; needs under {UNLOGGED:.0%}"
@@ -197,6 +197,15 @@ def _model_gate(fitted: Fitted, ratios: Ratios, episodes: Episodes) -> str | Non
     if fitted.alarms:
         return f"not estimable: {fitted.alarms[0]}"
     return marginal_gate(np.maximum(ratios.mu, 0.0), episodes)
+
+
+def _unbalanced(ratios: Ratios, limit: float) -> str | None:
+    error = ratios.diagnostics["balance_error"]
+    if error <= limit:
+        return None
+    return (
+        f"not estimable: ratios of visits leave other episodes {error:.2f} times as unbalanced as none; needs at most {limit:g}: more episodes"
+    )
 
 
 @final

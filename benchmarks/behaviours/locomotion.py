@@ -1,0 +1,66 @@
+"""Trains the agents whose rollouts are the locomotion logs: our own online SAC, a policy kept every 10,000 steps with what it earned.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py HalfCheetah-v5 --steps 200000 --out /tmp/behaviours/halfcheetah
+
+Writes OUT/step_N/ (a saved policy) and a line of OUT/returns.jsonl for each. Which of them ship is chosen by `ship.py` from those lines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from stitchrl import __version__
+from stitchrl.algorithms import find
+from stitchrl.online import Online, OnlineLearner
+from stitchrl.training.learner import Training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("environment")
+    parser.add_argument("--steps", type=int, default=200_000)
+    parser.add_argument("--every", type=int, default=10_000)
+    parser.add_argument("--episodes", type=int, default=5)
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    a = parser.parse_args()
+    torch.set_num_threads(1)
+    a.out.mkdir(parents=True, exist_ok=True)
+    training = Training(steps=a.steps, batch_size=a.batch_size, compile="on")
+    learning = OnlineLearner(
+        "sac", find("sac")[1](), a.environment, a.seed, training, Online(random_steps=5_000, capacity=a.steps), torch.device("cpu")
+    )
+    began = time.perf_counter()
+    explored: list[float] = []
+    for step in range(a.every, a.steps + 1, a.every):
+        learning.run(step, lambda _, earned: explored.append(earned))
+        learning.agent().save(a.out / f"step_{step}")
+        row = {
+            "environment": a.environment,
+            "step": step,
+            "return": learning.evaluate(a.environment, a.episodes),
+            "while_exploring": sum(explored) / len(explored) if explored else None,
+            "seconds": round(time.perf_counter() - began),
+            "seed": a.seed,
+            "batch_size": a.batch_size,
+            "version": __version__,
+            "torch": torch.__version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+        }
+        explored.clear()
+        with (a.out / "returns.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(step, round(float(row["return"]), 1), flush=True)
+
+
+if __name__ == "__main__":
+    main()
