@@ -128,13 +128,21 @@ class Agent:
         alone.parameters = {name: value[i] for name, value in self.parameters.items()}
         return alone
 
-    def save(self, directory: Path) -> None:
-        """Writes config.json, model.safetensors and normalizers.safetensors into a directory; raises CheckpointError if it cannot."""
+    def save(self, directory: Path, *, half: bool = False) -> None:
+        """Writes config.json, model.safetensors and normalizers.safetensors into a directory; raises CheckpointError if it cannot.
+
+        half: parameters rounded to float16, half the size; the policy loaded from them is the rounded one.
+        """
         from safetensors.numpy import save as arrays_to_bytes
         from safetensors.torch import save as to_bytes
 
         described, arrays = to_state(self.transforms)
-        model = to_bytes({name: value.cpu().contiguous().clone() for name, value in self.parameters.items()})
+        parameters = {name: value.cpu().contiguous().clone() for name, value in self.parameters.items()}
+        if half:
+            parameters = {name: value.half() for name, value in parameters.items()}
+            if large := [name for name, value in parameters.items() if not bool(torch.isfinite(value).all())]:
+                raise CheckpointError(f"{directory}: '{large[0]}' holds a number beyond float16's 65,504; save it without half")
+        model = to_bytes(parameters)
         config = {"format": FORMAT, "algorithm": self.name, "settings": to_json(self.config), "spec": self.spec.to_json()}
         try:
             directory.mkdir(parents=True, exist_ok=True)
@@ -245,7 +253,8 @@ def load(directory: Path) -> Agent:
         raise CheckpointError(f"{directory}/config.json: describes no policy that can be built ({str(error)[:300]})") from None
     names = _names(template.policy(), template)
     _check_tensors(tensors, names, template, len(config["seeds"]), directory)
-    return Agent(config["algorithm"], template, {names[k]: v for k, v in tensors.items()}, spec, transforms, config["seeds"])
+    wide = {names[k]: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}  # exact: float32 holds every float16
+    return Agent(config["algorithm"], template, wide, spec, transforms, config["seeds"])
 
 
 def _described(config: Mapping[str, Any], arrays: dict[str, np.ndarray], directory: Path) -> tuple[Algorithm, Spec, list[Affine]]:
@@ -283,8 +292,10 @@ def _check_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str], temp
     if extra := set(tensors) - set(names):
         raise CheckpointError(f"{directory}/model.safetensors: holds '{sorted(extra)[0]}', which this policy does not have")
     dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) != 1 or not dtypes <= {torch.float32, torch.float64}:
-        raise CheckpointError(f"{directory}/model.safetensors: holds {', '.join(map(str, dtypes))}; expected float32 or float64 alone")
+    if len(dtypes) != 1 or not dtypes <= {torch.float16, torch.float32, torch.float64}:
+        raise CheckpointError(
+            f"{directory}/model.safetensors: holds {', '.join(map(str, dtypes))}; expected one of float16, float32 and float64 alone"
+        )
 
 
 def _names(policy: torch.nn.Module, template: Algorithm) -> dict[str, str]:

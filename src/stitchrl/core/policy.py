@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,7 +14,10 @@ class Policy(nn.Module, ABC):
     """Maps observations, as the algorithm saw them, to actions in [-1, 1] (or int64 where discrete).
 
     Its parameters are those it needs to act and no others, so that its state is what a saved policy holds.
+    samples_have_density: whether `log_probabilities` is the law of its sampled actions: not of a greedy one's, nor where samples are clipped.
     """
+
+    samples_have_density: ClassVar[bool] = False
 
     @abstractmethod
     def noise(self, size: int) -> Noise | None:

@@ -61,6 +61,7 @@ class SquashedGaussianActor(Policy):
     """a = tanh(u), u ~ N(mean(s), std(s)) (Haarnoja et al., 2018, arXiv:1812.05905, appendix C)."""
 
     LOG_STD = (-20.0, 2.0)
+    samples_have_density = True
 
     def __init__(self, spec: Spec, hidden: Sequence[int]) -> None:
         super().__init__()
@@ -96,6 +97,8 @@ class SquashedGaussianActor(Policy):
 @final
 class CategoricalActor(Policy):
     """Probabilities over n actions: softmax(network(s))."""
+
+    samples_have_density = True
 
     def __init__(self, spec: Spec, hidden: Sequence[int]) -> None:
         super().__init__()

@@ -11,7 +11,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Spec
 from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
 
-SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviour.py
+SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviours/
 
 
 def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
@@ -32,14 +32,18 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
 
 
 def saved_policy(path: Path, *, sampled: bool = False) -> Behaviour:
-    """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it."""
+    """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it, and tells log-probabilities if the policy has them."""
     from stitchrl.agent import load
 
     agent = load(path)
+    agent = agent.of_seed(agent.seeds[0])
+    known = sampled and agent.policy.samples_have_density
 
-    def act(observations: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def act(observations: np.ndarray, generator: np.random.Generator) -> Any:
         if sampled:  # from the log's own generator, so that a log depends on its seed alone
             agent.seed_acting(int(generator.integers(2**63)))
-        return agent.predict(observations, sampled=sampled)
+        actions = agent.predict(observations, sampled=sampled)
+        # of the action as it is logged, so that an estimator that reads the log finds the same number
+        return (actions, agent.log_probabilities(observations, actions)[0]) if known else actions
 
     return PolicyBehaviour(act, f"{agent.name} policy {path.name}{' (sampled)' if sampled else ''}")
