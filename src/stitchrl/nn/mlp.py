@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from stitchrl.core.spec import Box, Discrete, Space, Spec
+
+Activation = Literal["relu", "gelu"]
 
 
 @final
@@ -37,9 +39,10 @@ class Linear(nn.Module):
 
 @final
 class MLP(nn.Module):
-    """Layers of ReLU units on an observation, or on an observation and an action side by side.
+    """Layers of ReLU (or GELU) units on an observation, or on an observation and an action side by side.
 
-    A discrete observation is read as a one-hot vector. `layer_norm` normalises each hidden layer before its ReLU.
+    A discrete observation is read as a one-hot vector. `layer_norm` normalises each hidden layer before its activation; with `norm_after`,
+    after it, as OGBench, FQL and ReBRAC do.
     """
 
     def __init__(
@@ -51,9 +54,13 @@ class MLP(nn.Module):
         actions: int = 0,
         ensemble: int | None = None,
         layer_norm: bool = False,
+        norm_after: bool = False,
+        activation: Activation = "relu",
     ) -> None:
         super().__init__()
         self.observation = observation
+        self.norm_after = norm_after
+        self.activation = activation
         self.ensemble = ensemble
         inputs = observation.n if isinstance(observation, Discrete) else observation.size
         self.observation_size = inputs
@@ -66,9 +73,13 @@ class MLP(nn.Module):
         leading = observations.shape if isinstance(self.observation, Discrete) else observations.shape[: -len(self.observation.shape)]
         x = self._first_layer(observations, actions)  # [B, H] or [E, B, H]
         for i in range(1, len(self.layers)):
-            if self.norms is not None:
+            if self.norms is not None and not self.norm_after:
                 x = self.norms[i - 1](x)
-            x = self.layers[i](torch.relu_(x))  # in place: nothing else reads x, and a large batch saves a buffer
+            # in place: nothing else reads x, and a large batch saves a buffer; GELU by its tanh form, as JAX's libraries have it
+            x = torch.relu_(x) if self.activation == "relu" else functional.gelu(x, approximate="tanh")
+            if self.norms is not None and self.norm_after:
+                x = self.norms[i - 1](x)
+            x = self.layers[i](x)
         if len(leading) != 1:
             x = x.unflatten(-2, leading) if leading else x.squeeze(-2)
         return x
@@ -108,12 +119,30 @@ class LayerNorm(nn.Module):
 class Critic(nn.Module):
     """An ensemble of E action values Q(s, a), as one batched network."""
 
-    def __init__(self, spec: Spec, hidden: Sequence[int], ensemble: int = 2, *, layer_norm: bool = False) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        hidden: Sequence[int],
+        ensemble: int = 2,
+        *,
+        layer_norm: bool = False,
+        norm_after: bool = False,
+        activation: Activation = "relu",
+    ) -> None:
         super().__init__()
         self.discrete = isinstance(spec.action, Discrete)
         outputs = spec.action.n if isinstance(spec.action, Discrete) else 1
         actions = spec.action.size if isinstance(spec.action, Box) else 0
-        self.mlp = MLP(spec.observation, outputs, hidden, actions=actions, ensemble=ensemble, layer_norm=layer_norm)
+        self.mlp = MLP(
+            spec.observation,
+            outputs,
+            hidden,
+            actions=actions,
+            ensemble=ensemble,
+            layer_norm=layer_norm,
+            norm_after=norm_after,
+            activation=activation,
+        )
 
     def forward(self, observations: Tensor, actions: Tensor | None = None) -> Tensor:
         """Returns `[E, *batch]`; without actions (discrete only) the values of all of them, `[E, *batch, n]`."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.nn.mlp import MLP, Critic, LayerNorm, Linear, Scalar, Value
+from stitchrl.nn.mlp import MLP, Activation, Critic, LayerNorm, Linear, Scalar, Value
 
 BOX = Spec(Box((5,)), Box((2,), (-1.0,), (1.0,)))
 
@@ -23,12 +23,16 @@ def plain(mlp: MLP, x: Tensor, member: int | None = None) -> Tensor:
     def of(p: Tensor) -> Tensor:
         return p if member is None else p[member]
 
+    def active(x: Tensor) -> Tensor:
+        return 0.5 * x * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3))) if mlp.activation == "gelu" else functional.relu(x)
+
     for i, layer in enumerate(mlp.layers):
         if i:
+            x = active(x) if mlp.norm_after else x
             if mlp.norms is not None:
                 norm = mlp.norms[i - 1]
                 x = functional.layer_norm(x, x.shape[-1:], of(norm.weight).reshape(-1), of(norm.bias).reshape(-1))  # type: ignore[arg-type]
-            x = functional.relu(x)
+            x = x if mlp.norm_after else active(x)
         x = functional.linear(x, of(layer.weight).T, of(layer.bias).reshape(-1))  # type: ignore[arg-type]
     return x
 
@@ -47,11 +51,22 @@ def test_an_ensemble_is_its_members(hidden: tuple[int, ...], layer_norm: bool) -
     assert not torch.allclose(found[0], found[1])
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu"])
+@pytest.mark.parametrize("norm_after", [False, True])
 @pytest.mark.parametrize("layer_norm", [False, True])
-def test_a_single_network(layer_norm: bool) -> None:
-    mlp = MLP(BOX.observation, 3, (7, 6), layer_norm=layer_norm)
+def test_a_single_network(layer_norm: bool, norm_after: bool, activation: Activation) -> None:
+    mlp = MLP(BOX.observation, 3, (7, 6), layer_norm=layer_norm, norm_after=norm_after, activation=activation)
+    for p in mlp.parameters():
+        p.data.add_(0.1 * random(*p.shape, seed=3))
     s = random(8, 5)
     torch.testing.assert_close(mlp(s), plain(mlp, s), rtol=1e-5, atol=1e-6)
+
+
+def test_an_ensemble_normalises_after_its_activation() -> None:
+    critic = Critic(BOX, (7, 6), ensemble=2, layer_norm=True, norm_after=True, activation="gelu")
+    s, a = random(8, 5), random(8, 2, seed=1)
+    for member in range(2):
+        torch.testing.assert_close(critic(s, a)[member], plain(critic.mlp, torch.cat([s, a], 1), member).squeeze(-1), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("ensemble", [None, 3])
