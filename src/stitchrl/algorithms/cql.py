@@ -57,6 +57,7 @@ class CQLConfig:
 class CQL(Algorithm):
     batch = Transitions()
     targets = {"target_critic": "critic"}
+    fine_tunes = True
 
     target_critic: Critic
 

@@ -42,6 +42,7 @@ class IQLConfig:
 class IQL(Algorithm):
     batch = Transitions()
     targets = {"target_critic": "critic"}
+    fine_tunes = True
 
     target_critic: Critic
 

@@ -42,6 +42,7 @@ class QLearning(Algorithm):
     targets = {"target_critic": "critic"}
     action_space = "discrete"
     online = True
+    fine_tunes = True
 
     target_critic: Critic
 

@@ -44,6 +44,7 @@ class SAC(Algorithm):
     targets = {"target_critic": "critic"}
     action_space = "box"
     online = True
+    fine_tunes = True
 
     target_critic: Critic
 

@@ -42,6 +42,7 @@ class TD3BC(Algorithm):
     batch = Transitions()
     targets = {"target_critic": "critic", "target_actor": "actor"}
     action_space = "box"
+    fine_tunes = True
 
     target_critic: Critic
     target_actor: DeterministicActor

@@ -50,6 +50,7 @@ class Algorithm(nn.Module, ABC):
     targets: ClassVar[Mapping[str, str]] = {}  # moving averages kept by the engine: name -> network it follows
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
+    fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning
 
     config: Any
     spec: Spec

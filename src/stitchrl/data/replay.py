@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from stitchrl.data.sampling import Rows
+from stitchrl.data.sampling import Rows, uniform
 
 
 @final
@@ -25,6 +25,9 @@ class Replay(Rows):
         self.table[self._next] = torch.from_numpy(row)
         self._next = (self._next + 1) % len(self.table)
         self.size = min(self.size + 1, len(self.table))
+
+    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.table, index

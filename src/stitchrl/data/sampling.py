@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from stitchrl.core.batch import BatchKind
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.following import computed_columns, next_actions, usable_rows
 from stitchrl.data.transforms import Affine, apply
 
 CHUNK = 8_192  # rows packed at a time: they stay in the cache, and packing adds no memory to speak of
@@ -26,8 +27,16 @@ class Rows(ABC):
     size: int
 
     @abstractmethod
+    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        """Returns int64 `[K, B]`: the rows of K batches of the `seed`-th seed."""
+
+    @abstractmethod
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Returns a table on the device and the positions in it of the rows at `index` (any shape)."""
+
+    def numbers(self, index: Tensor) -> Tensor:
+        """Returns the numbers in the log of the rows at `index`: other ones where some of the log is left out."""
+        return index
 
 
 @final
@@ -37,6 +46,9 @@ class DeviceRows(Rows):
     def __init__(self, table: Tensor) -> None:
         self.table = table
         self.size = len(table)
+
+    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.table, index
@@ -50,8 +62,14 @@ class ChosenRows(Rows):
         self.table, self.positions = table, positions
         self.size = len(positions)
 
+    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return uniform(self.size, shape, generator)
+
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         return self.table, self.positions[index]
+
+    def numbers(self, index: Tensor) -> Tensor:
+        return self.positions[index]
 
 
 @final
@@ -62,13 +80,24 @@ class StreamedRows(Rows):
         self.dataset, self.kind, self.transforms, self.device = dataset, kind, transforms, device
         self.size = len(dataset)
 
+    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+        return uniform(self.size, shape, generator)
+
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
         rows = index.cpu().numpy().reshape(-1)
         order = np.argsort(rows)  # so that a memory map is read front to back; repeated rows stay, and all tables have one shape
         position = np.empty_like(order)
         position[order] = np.arange(len(order))
-        table = torch.from_numpy(pack_rows(self.dataset, self.kind, self.transforms, rows[order]))
+        table = torch.from_numpy(pack_rows(self.dataset, self.kind, self.transforms, rows[order], self.computed))
         return table.to(self.device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(self.device)
+
+    def numbers(self, index: Tensor) -> Tensor:
+        return index if self.usable is None else torch.from_numpy(self.usable[index.cpu().numpy()])
+
+
+def uniform(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Returns int64 rows from 0 to `size` - 1, each as likely."""
+    return torch.randint(size, shape, generator=generator, device=generator.device)
 
 
 def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> Rows:
@@ -76,11 +105,22 @@ def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], dev
     limit = min(memory_limit, PACKED_ON_CPU) if device.type == "cpu" else memory_limit
     if len(dataset) * row_width(kind, dataset.spec) * 4 > limit:
         return StreamedRows(dataset, kind, transforms, device)
-    return DeviceRows(torch.from_numpy(pack_rows(dataset, kind, transforms)).to(device))
+    table, usable = torch.from_numpy(pack_rows(dataset, kind, transforms)).to(device), usable_rows(dataset, kind)
+    return DeviceRows(table) if usable is None else ChosenRows(table, torch.from_numpy(usable).to(device))
 
 
-def pack_rows(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], index: np.ndarray | None = None) -> np.ndarray:
-    """Returns float32 `[len(index), width]` rows of the kind's columns side by side, transformed; all rows without an index."""
+def pack_rows(
+    dataset: Dataset,
+    kind: BatchKind,
+    transforms: Sequence[Affine],
+    index: np.ndarray | None = None,
+    computed: Mapping[str, np.ndarray] | None = None,
+) -> np.ndarray:
+    """Returns float32 `[len(index), width]` rows of the kind's columns side by side, transformed; all rows without an index.
+
+    `computed`: `computed_columns` of the log, where they are at hand.
+    """
+    computed = computed_columns(dataset, kind, transforms) if computed is None else computed
     widths = kind.columns(dataset.spec)
     count = len(dataset) if index is None else len(index)
     packed = np.empty((count, sum(widths.values())), dtype=np.float32)
@@ -89,7 +129,8 @@ def pack_rows(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], i
         rows: slice | np.ndarray = slice(start, stop) if index is None else index[start:stop]
         left = 0
         for name, columns in widths.items():
-            packed[start:stop, left : left + columns] = _column(dataset, name, rows, transforms).reshape(stop - start, columns)
+            values = computed[name][rows] if name in computed else _column(dataset, name, rows, transforms)
+            packed[start:stop, left : left + columns] = values.reshape(stop - start, columns)
             left += columns
     return packed
 
@@ -97,6 +138,8 @@ def pack_rows(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], i
 def _column(dataset: Dataset, name: str, rows: slice | np.ndarray, transforms: Sequence[Affine]) -> np.ndarray:
     if name == "next_observations":
         return apply(transforms, "observations", dataset.next_observations(rows))
+    if name == "next_actions":
+        return next_actions(dataset, rows, transforms)
     values = dataset.columns[name][rows]
     if name in ("observations", "actions", "rewards"):
         return apply(transforms, name, values)  # type: ignore[arg-type]

@@ -41,8 +41,16 @@ class Blocks:
     """The sequence of blocks of a run, each seed's drawn from two generators of its own: indices and noise."""
 
     def __init__(
-        self, rows: Rows, noise: dict[str, Noise], batch_size: int, seeds: Sequence[int], device: torch.device, dtype: torch.dtype
+        self,
+        rows: Rows,
+        noise: dict[str, Noise],
+        batch_size: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        steps: int = BLOCK_STEPS,
     ) -> None:
+        self.steps = steps
         self.rows, self.noise, self.batch_size, self.seeds, self.dtype = rows, noise, batch_size, tuple(seeds), dtype
         self.generators = {
             f"{stream}/{i}": randomness.generator(seed, stream, device) for i, seed in enumerate(seeds) for stream in ("indices", "noise")
@@ -54,11 +62,11 @@ class Blocks:
         self._began = self._states()
         index = self._stacked([self._indices(i) for i in range(len(self.seeds))])
         noise = {
-            name: self._stacked([kind.draw(BLOCK_STEPS, self.generators[f"noise/{i}"], self.dtype) for i in range(len(self.seeds))])
+            name: self._stacked([kind.draw(self.steps, self.generators[f"noise/{i}"], self.dtype) for i in range(len(self.seeds))])
             for name, kind in sorted(self.noise.items())
         }
         table, position = self.rows.gather(index)
-        return Block(table, position, noise, index)
+        return Block(table, position, noise, self.rows.numbers(index))
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the generators' states at the start of the present block, by name: what a checkpoint holds."""
@@ -77,7 +85,7 @@ class Blocks:
 
     def _indices(self, i: int) -> Tensor:
         generator = self.generators[f"indices/{i}"]
-        return torch.randint(self.rows.size, (BLOCK_STEPS, self.batch_size), generator=generator, device=generator.device)
+        return self.rows.draw(i, (self.steps, self.batch_size), generator)
 
     def _states(self) -> dict[str, Tensor]:
         return {name: generator.get_state() for name, generator in self.generators.items()}

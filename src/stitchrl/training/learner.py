@@ -27,7 +27,7 @@ class Training:
     """Settings of the engine, the same for every algorithm."""
 
     steps: Count = 100_000
-    """gradient steps"""
+    """gradient steps; of `finetune`: each seed's steps in the environment, which the three intervals below count too"""
     batch_size: Count = 256
     order: Order = "joint"
     """joint: one backward pass for all networks; sequential: one network after another, as many authors' code"""
@@ -58,6 +58,7 @@ class Learner:
         seed_numbers: Sequence[int],
         training: Training,
         device: torch.device,
+        block_steps: int = BLOCK_STEPS,
     ) -> None:
         self.seeds = tuple(seed_numbers)
         self.training = training
@@ -66,7 +67,8 @@ class Learner:
         copies = [build(algorithm, config, spec, seed) for seed in self.seeds]
         self.template = copies[0]
         self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
-        self.blocks = Blocks(rows, self.template.noise(training.batch_size), training.batch_size, self.seeds, device, dtype)
+        noise = self.template.noise(training.batch_size)
+        self.blocks = Blocks(rows, noise, training.batch_size, self.seeds, device, dtype, block_steps)
         self.compiled, self.compile_reason = compilation.choose(training.compile, training.steps, device)
         compilation.keep_freed_memory()
         self.step = 0
@@ -77,7 +79,7 @@ class Learner:
 
     def advance(self) -> None:
         """Takes one step; asks nothing of the device but once a block, whether it still goes well."""
-        k = self.step % BLOCK_STEPS
+        k = self.step % self.blocks.steps
         if self._block is None or k == 0:
             self.check()
             self._block = self.blocks.draw()
@@ -103,7 +105,7 @@ class Learner:
             return
         step = int(self.update.taken)
         assert self._block is not None
-        table, index, noise = self._block.step(step % BLOCK_STEPS)
+        table, index, noise = self._block.step(step % self.blocks.steps)
         due = self.update.due(step)
         losses = self.update.evaluate(due, table, index, noise)
         cause = self._not_finite(losses)
@@ -125,7 +127,7 @@ class Learner:
     def last_batch(self) -> tuple[Tensor, Tensor]:
         """Returns the packed rows of the present step's batch and their numbers in the log."""
         assert self._block is not None
-        k = self.step % BLOCK_STEPS
+        k = self.step % self.blocks.steps
         table, index, _ = self._block.step(k)
         return table[index], self._block.rows[k]
 
