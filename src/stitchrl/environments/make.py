@@ -24,6 +24,7 @@ CHAIN = "stitchrl/Chain-v0"
 LQG = "stitchrl/LQG-v0"
 ICU_SEPSIS = "stitchrl/ICU-Sepsis-v0"
 ANT_DIRECTIONS = "stitchrl/AntDirections-v0"
+ANT_MAZE = "stitchrl/AntMaze-v0"
 
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
@@ -53,13 +54,15 @@ _TASKS: dict[str, tuple[int, str]] = {
     LQG: (1000, "lqg_environment.LQGEnvironment"),
     ICU_SEPSIS: (500, "icu_sepsis.icu_sepsis"),
     ANT_DIRECTIONS: (1000, "ant_directions.AntDirections"),
+    ANT_MAZE: (1000, "ant_maze.AntMaze"),
 }
 
 
 def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
 
-    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntDirections-v0), Gymnasium's, and those of installed packages.
+    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0), Gymnasium's, and those
+    of installed packages.
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the
     nearest id, the package to install, or the options that exist.
     """

@@ -19,10 +19,10 @@ def test_the_way_around_the_wall_by_hand() -> None:
     # free cells in reading order: 0 1 2 above, 3 in the middle, 4 5 6 below; from 4 (below, left) to 0 (above, left) it is 5 6 3 2 1 0
     way = [4]
     while way[-1] != 0:
-        way.append(int(walker.next_cell[way[-1], 0]))
+        way.append(int(walker.paths.next_cell[way[-1], 0]))
     assert way == [4, 5, 6, 3, 2, 1, 0]
-    np.testing.assert_array_equal(walker.centres[[0, 4, 6]], [[-1, 1], [-1, -1], [1, -1]])
-    np.testing.assert_array_equal(walker._cell_of(np.array([[-1.4, 0.6], [1.0, 0.0], [0.4, -1.2]])), [0, 3, 5])
+    np.testing.assert_array_equal(walker.paths.centres[[0, 4, 6]], [[-1, 1], [-1, -1], [1, -1]])
+    np.testing.assert_array_equal(walker.paths.cell_of(np.array([[-1.4, 0.6], [1.0, 0.0], [0.4, -1.2]])), [0, 3, 5])
 
 
 def test_towards_the_task_it_arrives_and_stays() -> None:
@@ -39,7 +39,7 @@ def test_towards_the_task_it_arrives_and_stays() -> None:
 def test_its_own_goals_keep_it_walking_everywhere() -> None:
     walker = WaypointBehaviour(make(ID, **OPTIONS))
     log = collect(ID, walker, episodes=16, options=OPTIONS, seed=1)
-    assert set(walker._cell_of(log.observations[:, :2]).tolist()) == set(range(7))
+    assert set(walker.paths.cell_of(log.observations[:, :2]).tolist()) == set(range(7))
     assert not log.terminals.any()
     np.testing.assert_array_equal(log.lengths, 150)
     np.testing.assert_array_equal(log.timeouts.nonzero()[0], log.offsets[1:] - 1)
