@@ -166,7 +166,7 @@ def make_learner(plan: Plan, dataset: Dataset, transforms: list[scales.Affine]) 
     """Returns a learner on the device with the log's rows there, or streamed to it where they are too many."""
     algorithm, _ = algorithms.find(plan.algorithm)
     device = device_of(plan.training.device)
-    rows = rows_of(dataset, algorithm.batch, transforms, device, memory_limit(device))
+    rows = rows_of(dataset, algorithm.batch_of(plan.settings), transforms, device, memory_limit(device))
     return Learner(algorithm, plan.settings, scales.learner_spec(dataset.spec, transforms), rows, plan.seeds, plan.training, device)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stitchrl import algorithms
 from stitchrl.core.algorithm import Algorithm, build
+from stitchrl.core.batch import BatchKind
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.sampling import DeviceRows
 from stitchrl.training.learner import Learner, Training
@@ -64,7 +65,7 @@ class Case:
 
     def learner(self, seeds: Sequence[int] = (0,), table: Tensor | None = None, **training: Any) -> Learner:
         settings = Training(**{"steps": 200, "batch_size": 16, "compile": "off", **training})
-        rows = DeviceRows(rows_of(self.spec) if table is None else table)
+        rows = DeviceRows(rows_of(self.spec, kind=self.algorithm.batch) if table is None else table)
         return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
 
 
@@ -79,8 +80,11 @@ def cases(variants: bool = True) -> list[Case]:
     return found
 
 
-def rows_of(spec: Spec, size: int = 300, seed: int = 1) -> Tensor:
-    """Returns packed rows `[N, width]` of a made-up log of transitions: numpy's generator, so that all machines have the same."""
+def rows_of(spec: Spec, size: int = 300, seed: int = 1, kind: BatchKind | None = None) -> Tensor:
+    """Returns packed rows `[N, width]` of a made-up log of transitions: numpy's generator, so that all machines have the same.
+
+    What the kind has beyond single steps is drawn after them: their numbers are the same for all kinds.
+    """
     rng = np.random.default_rng(seed)
 
     def column(space: Box | Discrete, actions: bool) -> np.ndarray:
@@ -90,7 +94,13 @@ def rows_of(spec: Spec, size: int = 300, seed: int = 1) -> Tensor:
 
     s, a, s_next = column(spec.observation, False), column(spec.action, True), column(spec.observation, False)
     r, terminal = rng.standard_normal((size, 1)), rng.random((size, 1)) < 0.1
-    return torch.from_numpy(np.concatenate([s, a, r, terminal, s_next], axis=1).astype(np.float32))
+    found = {"observations": s, "actions": a, "rewards": r, "terminals": terminal, "next_observations": s_next}
+    names = found if kind is None else kind.columns(spec)
+    if "next_actions" in names:
+        found["next_actions"] = column(spec.action, True)
+    if "returns_to_go" in names:
+        found["returns_to_go"] = rng.standard_normal((size, 1))
+    return torch.from_numpy(np.concatenate([found[name] for name in names], axis=1).astype(np.float32))
 
 
 def advance(learner: Learner, steps: int) -> Learner:

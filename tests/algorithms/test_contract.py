@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,14 @@ def one_step(case: Case, step: int = 0, size: int = 32) -> tuple[nn.Module, Tens
     generator = torch.Generator().manual_seed(step)
     noise = {name: kind.draw(1, generator)[0] for name, kind in algorithm.noise(size).items()}
     due = frozenset(n for n in (*algorithm.networks, *algorithm.targets) if (step + 1) % algorithm.update_every.get(n, 1) == 0)
-    return algorithm, rows_of(case.spec, size), noise, due
+    return algorithm, rows_of(case.spec, size, kind=algorithm.batch), noise, due
+
+
+def places(case: Case) -> dict[str, slice]:
+    """Returns where each column lies in the packed rows."""
+    widths = case.algorithm.batch.columns(case.spec)
+    ends = list(itertools.accumulate(widths.values()))
+    return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
@@ -89,19 +98,19 @@ def test_losses_are_pure(case: Case) -> None:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_a_terminal_step_does_not_look_at_what_follows(case: Case) -> None:
     algorithm, rows, noise, due = one_step(case, 5)
-    size = rows.shape[1]
-    spec = case.spec
-    after = slice(size - spec.observation.size, size)  # next observations are the last columns
-    terminal = after.start - 1
+    columns = places(case)
+    terminal = columns["terminals"]
     ended, running, moved = rows.clone(), rows.clone(), rows.clone()
     ended[:, terminal], running[:, terminal] = 1, 0
-    moved[:, terminal], moved[:, after] = 1, 100 + 7 * torch.arange(32.0).unsqueeze(1)
+    moved[:, terminal] = 1
+    for after in {"next_observations", "next_actions"} & set(columns):
+        moved[:, columns[after]] = 100 + 7 * torch.arange(32.0).unsqueeze(1)
     if "critic" not in algorithm.networks:
         pytest.skip("has no critic")
     critic = frozenset(["critic"])
     loss = [algorithm(x, noise, critic)[0]["critic"] for x in (ended, running, moved)]
     assert loss[0] != loss[1], "a step that only ran out of time must be valued by what follows"
-    if case.name != "cql" or case.actions == "discrete":  # CQL proposes actions at s' for its log-sum-exp, terminal or not
+    if case.name not in ("cql", "cal_ql") or case.actions == "discrete":  # they propose actions at s' for its log-sum-exp, terminal or not
         torch.testing.assert_close(loss[0], loss[2], rtol=1e-6, atol=1e-6)
 
 

@@ -175,8 +175,8 @@ def test_a_number_that_is_not_finite_halts_before_the_step(case: Case, order: st
         pytest.skip("reads no rewards")
     advance(learner, 3)
     before = weights(learner)
-    spec = case.spec
-    position = 0 if column == "observations" else learner._block.table.shape[1] - spec.observation.size - 2  # type: ignore[union-attr]
+    widths = case.algorithm.batch.columns(case.spec)
+    position = sum(widths[name] for name in list(widths)[: list(widths).index(column)])
     row = learner._block.index[3, 0]  # type: ignore[union-attr]  # the fourth step's first row
     learner._block.table[row, position] = float("nan")  # type: ignore[union-attr]
     for _ in range(5):
@@ -237,7 +237,7 @@ def compiled_cases() -> list[Any]:
 def test_losses_compile_as_one_graph(case: Case) -> None:
     algorithm = case.build().double()
     noise = {n: kind.draw(1, torch.Generator().manual_seed(0), torch.float64)[0] for n, kind in algorithm.noise(16).items()}
-    rows = rows_of(case.spec, 16).double()
+    rows = rows_of(case.spec, 16, kind=algorithm.batch).double()
     due = frozenset((*algorithm.networks, *algorithm.targets))
     torch.compiler.reset()  # it gives up on a function that it has compiled for eight others
     with torch.no_grad():

@@ -63,6 +63,11 @@ class Algorithm(nn.Module, ABC):
         self.config = config
         self.spec = spec
 
+    @classmethod
+    def batch_of(cls, config: Any) -> BatchKind:
+        """Returns what it eats with these settings, for the data layer: `batch`, unless a setting decides what is in a row."""
+        return cls.batch
+
     def noise(self, size: int) -> dict[str, Noise]:
         """Returns the random numbers that one step on a batch of `size` needs, by name."""
         return {}

@@ -7,7 +7,7 @@ device, so that a batch is a single gather, and the kind unpacks the gathered ro
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, final
+from typing import Any, Literal, NamedTuple, Protocol, final
 
 from torch import Tensor
 
@@ -89,6 +89,73 @@ class PolicyTransitions:
         if not isinstance(spec.action, Discrete):
             policy = policy.unflatten(-1, (-1, *spec.action.shape))
         return PolicyBatch(*Transitions().unpack(rows[:, :step], spec), policy)
+
+
+class NextActionBatch(NamedTuple):
+    """`s, a, r, s_next, terminal, a_next = batch`: a transition batch with the action that the log took next."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor
+    next_actions: Tensor  # 0 after a terminal, where nothing follows
+
+
+@final
+@dataclass(frozen=True)
+class NextActionTransitions:
+    """Single steps with the logged action at the next observation, each drawn uniformly from the steps that have one or end the task.
+
+    The last step of an episode that only the clock (or the log) ended has neither: the data layer leaves it out.
+    """
+
+    @staticmethod
+    def columns(spec: Spec) -> dict[str, int]:
+        """Returns the packed columns in order, with their widths."""
+        return Transitions.columns(spec) | {"next_actions": width(spec.action)}
+
+    def unpack(self, rows: Tensor, spec: Spec) -> NextActionBatch:
+        """Returns the batch in packed `rows [B, width]`."""
+        step = sum(Transitions.columns(spec).values())
+        return NextActionBatch(*Transitions().unpack(rows[:, :step], spec), unpack_space(rows[:, step:], spec.action))
+
+
+class ReturnBatch(NamedTuple):
+    """`s, a, r, s_next, terminal, g = batch`: a transition batch with what the log's episode still earned from each step on."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    next_observations: Tensor
+    terminals: Tensor
+    returns_to_go: Tensor  # [B], discounted, its own reward included, in the learner's units of reward
+
+
+@final
+@dataclass(frozen=True)
+class ReturnTransitions:
+    """Single steps with the discounted return from each step to the end of its episode.
+
+    `beyond_timeout`: what a step that only the clock ended is followed by: its own reward for ever, r / (1 - discount), or nothing.
+    Neither matters to `unpack`: one kind reads the rows of any discount.
+    """
+
+    discount: float = 0.99
+    beyond_timeout: Literal["last_reward", "nothing"] = "last_reward"
+
+    @staticmethod
+    def columns(spec: Spec) -> dict[str, int]:
+        """Returns the packed columns in order, with their widths."""
+        return Transitions.columns(spec) | {"returns_to_go": 1}
+
+    def unpack(self, rows: Tensor, spec: Spec) -> ReturnBatch:
+        """Returns the batch in packed `rows [B, width]`."""
+        return ReturnBatch(*Transitions().unpack(rows[:, :-1], spec), rows[:, -1])
+
+
+# What these kinds' critics read is one step of the log, so that they can be asked about any step.
+SINGLE_STEPS = (Transitions, NextActionTransitions, ReturnTransitions)
 
 
 class BatchKind(Protocol):

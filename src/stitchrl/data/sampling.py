@@ -78,13 +78,15 @@ class StreamedRows(Rows):
 
     def __init__(self, dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device) -> None:
         self.dataset, self.kind, self.transforms, self.device = dataset, kind, transforms, device
-        self.size = len(dataset)
+        self.usable = usable_rows(dataset, kind)
+        self.computed = computed_columns(dataset, kind, transforms)
+        self.size = len(dataset) if self.usable is None else len(self.usable)
 
     def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        rows = index.cpu().numpy().reshape(-1)
+        rows = self.numbers(index).cpu().numpy().reshape(-1)
         order = np.argsort(rows)  # so that a memory map is read front to back; repeated rows stay, and all tables have one shape
         position = np.empty_like(order)
         position[order] = np.arange(len(order))

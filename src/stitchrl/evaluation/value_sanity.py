@@ -20,7 +20,7 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.agent import load as load_policy
 from stitchrl.core.algorithm import Algorithm, build
-from stitchrl.core.batch import TransitionBatch, Transitions
+from stitchrl.core.batch import SINGLE_STEPS, TransitionBatch, Transitions
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -173,7 +173,7 @@ class Probe:
 def probe_of(learner: Learner, dataset: Dataset, transforms: Sequence[Affine]) -> Probe | None:
     """Returns the probe of a run, or None where the algorithm has nothing to be read or learns from more than single steps."""
     template = learner.template
-    if not isinstance(template.batch, Transitions) or type(template).believed_value is Algorithm.believed_value:
+    if not isinstance(template.batch, SINGLE_STEPS) or type(template).believed_value is Algorithm.believed_value:
         return None
     return Probe(dataset, transforms, template.spec, learner.device, learner.update.dtype)
 
@@ -205,7 +205,7 @@ def critic_readings(run: Path, dataset: Dataset) -> dict[str, list[float]] | Non
     algorithm, _ = algorithms.find(agent.name)
     spec = learner_spec(agent.spec, agent.transforms)
     template = build(algorithm, agent.config, spec, 0)
-    if not isinstance(template.batch, Transitions) or type(template).believed_value is Algorithm.believed_value:
+    if not isinstance(template.batch, SINGLE_STEPS) or type(template).believed_value is Algorithm.believed_value:
         return None
     tensors, _ = checkpoint.load_newest(run / "checkpoints")
     own = {name.removeprefix("parameters/"): t for name, t in tensors.items() if name.startswith("parameters/")}
