@@ -146,7 +146,7 @@ def test_networks_and_targets_move_when_they_are_due_and_only_then(case: Case) -
 
 
 @pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("case", [c for c in ALL if c.algorithm.targets], ids=str)
+@pytest.mark.parametrize("case", [c for c in ALL if c.build().targets], ids=str)
 def test_targets_are_moving_averages_of_what_they_follow(case: Case, order: str) -> None:
     learner = case.learner((0, 1), order=order, precision="float64")
     rate = learner.template.target_rate

@@ -47,7 +47,6 @@ class Algorithm(nn.Module, ABC):
     """
 
     batch: ClassVar[BatchKind]  # what it eats
-    targets: ClassVar[Mapping[str, str]] = {}  # moving averages kept by the engine: name -> network it follows
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
     fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning
@@ -55,6 +54,7 @@ class Algorithm(nn.Module, ABC):
     config: Any
     spec: Spec
     optimizers: Mapping[str, Adam]  # one for each network
+    targets: Mapping[str, str] = {}  # moving averages kept by the engine: name -> network it follows
     update_every: Mapping[str, int] = {}  # cadence of delayed networks and targets, in steps; others are due at each
     target_rate: float = 0.005  # of the moving averages: target += rate * (network - target); 1 copies
 
@@ -100,7 +100,7 @@ def build(algorithm: type[Algorithm], config: Any, spec: Spec, seed: int) -> Alg
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream_seed(seed, "initial_weights"))
         built = algorithm(config, spec)
-    for target, source in algorithm.targets.items():
+    for target, source in built.targets.items():
         built.add_module(target, copy.deepcopy(built.get_submodule(source)))
     return built
 

@@ -70,7 +70,7 @@ class MLP(nn.Module):
 
     def forward(self, observations: Tensor, actions: Tensor | None = None) -> Tensor:
         """Returns `[*batch, outputs]`, or `[E, *batch, outputs]`, from observations `[*batch, *O]` and actions `[*batch, A]`."""
-        leading = observations.shape if isinstance(self.observation, Discrete) else observations.shape[: -len(self.observation.shape)]
+        leading = self.leading(observations)
         x = self._first_layer(observations, actions)  # [B, H] or [E, B, H]
         for i in range(1, len(self.layers)):
             if self.norms is not None and not self.norm_after:
@@ -83,6 +83,29 @@ class MLP(nn.Module):
         if len(leading) != 1:
             x = x.unflatten(-2, leading) if leading else x.squeeze(-2)
         return x
+
+    def leading(self, observations: Tensor) -> torch.Size:
+        """Returns `[*batch]`, the axes of observations `[*batch, *O]` before those of one of them."""
+        return observations.shape if isinstance(self.observation, Discrete) else observations.shape[: -len(self.observation.shape)]
+
+    def with_action_gradient(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the one output and its gradient in the actions, `[*E, B, 1]` and `[*E, B, A]`: both can be differentiated in the weights.
+
+        The chain rule is written out, from one pass forward: a ReLU's slope is 0 or 1, so that it is exact, and it is mapped over seeds and
+        compiled as any other product (autograd within a loss is not: PyTorch 2.13). Raises TypeError for other units and for layer norm.
+        """
+        if self.activation != "relu" or self.norms is not None:
+            raise TypeError("the gradient in the actions is written out for ReLU units without layer norm")
+        weights = [layer.weight for layer in self.layers]  # each [*E, inputs, outputs]
+        x, slopes = self._first_layer(observations, actions), []
+        for layer in self.layers[1:]:
+            x = torch.relu_(x)
+            slopes.append((x > 0).to(x.dtype))  # [*E, B, H]
+            x = layer(x)
+        gradient = weights[-1].mT  # [*E, 1, H]
+        for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
+            gradient = (gradient * slope) @ weight.mT if weight is not weights[0] else (gradient * slope) @ weight[..., -actions.shape[-1] :, :].mT
+        return x, gradient
 
     def _first_layer(self, observations: Tensor, actions: Tensor | None) -> Tensor:
         first = self.layers[0]
@@ -153,6 +176,11 @@ class Critic(nn.Module):
             return values
         index = actions.expand(values.shape[:-1]).unsqueeze(-1)
         return values.gather(-1, index).squeeze(-1)
+
+    def with_action_gradient(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns values `[E, B]` and their gradients in the actions `[E, B, A]`; continuous actions only."""
+        values, gradients = self.mlp.with_action_gradient(observations, actions)
+        return values.squeeze(-1), gradients
 
 
 @final
