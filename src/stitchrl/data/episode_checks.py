@@ -102,7 +102,12 @@ def episode_digests(dataset: Dataset) -> list[bytes]:
 
 
 def check_duplicates(dataset: Dataset) -> list[Finding]:
-    """Returns episodes equal to an earlier one: a warning with real-valued observations, a note where chance can repeat them."""
+    """Returns episodes equal to an earlier one: a warning with real-valued observations, a note where chance can repeat them.
+
+    Nothing of a log whose episodes are single steps (a bandit's): the same context, action and reward come again all the time.
+    """
+    if int(dataset.lengths.max()) == 1:
+        return []
     first_seen: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []
     for episode, digest in enumerate(episode_digests(dataset)):

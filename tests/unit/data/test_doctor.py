@@ -204,6 +204,8 @@ def test_duplicates_are_warnings_where_chance_cannot_make_them() -> None:
     assert (finding.severity, finding.count, finding.episodes) == ("warning", 4, (3, 4, 5, 53))
     discrete = tabular()
     assert only(discrete.select([0, *range(60)]), "duplicate-episode").severity == "note"
+    bandit = point_mass(lengths=(1,) * 60)
+    assert not [f for f in examine(bandit.select([0, *range(60)])) if f.code == "duplicate-episode"]  # one step: contexts come again
 
 
 def test_groups() -> None:
