@@ -14,6 +14,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import read_json
 from stitchrl.core.records import Logging
+from stitchrl.core.goals import GoalDrawing
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.rollout import Rollout, rollout
@@ -50,16 +51,17 @@ def train(
     logging: Logging | None = None,
     environment: str | None = None,
     resume: bool = False,
+    goals: GoalDrawing | Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Returns the result of one run, written to the directory `run`.
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
-    to evaluate; None stays offline. Raises ConfigError, DataError, CheckpointError, DivergenceError.
+    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. Raises ConfigError, DataError, CheckpointError, DivergenceError.
     """
     made = plan(
         algorithm, settings=settings, seeds=seeds, training=_of(Training, training), preprocessing=_of(Preprocessing, preprocessing),
-        evaluation=_of(Evaluation, evaluation),
+        evaluation=_of(Evaluation, evaluation), goals=_of(GoalDrawing, goals),
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)

@@ -17,16 +17,19 @@ import torch
 from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
-from stitchrl.core.errors import ConfigError, DataError, DivergenceError
+from stitchrl.core.errors import ConfigError, DivergenceError
 from stitchrl.core.files import write_json
+from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
-from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, to_json
-from stitchrl.core.spec import Discrete
+from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, refuse_changed, to_json
+from stitchrl.core.spec import Discrete, Spec
 from stitchrl.core.version import VERSION
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import rows_of
+from stitchrl.data.finite_values import check_finite, check_rewards
+from stitchrl.data.goal_rows import for_pairs, goal_rows_of
+from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.training import checkpoint, compilation, run_directory
@@ -85,6 +88,7 @@ class Plan:
     training: Training = field(default_factory=Training)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     evaluation: Evaluation = field(default_factory=Evaluation)
+    goals: GoalDrawing = field(default_factory=GoalDrawing)
 
 
 def plan(
@@ -95,12 +99,14 @@ def plan(
     training: Training | None = None,
     preprocessing: Preprocessing | None = None,
     evaluation: Evaluation | None = None,
+    goals: GoalDrawing | None = None,
 ) -> Plan:
     """Returns a checked plan; `settings` is the algorithm's config or a mapping of some of its fields; `seeds` a number of seeds or their list.
+    `goals` are drawn as the algorithm would unless told: not at all, for one that knows of none.
 
     Raises ConfigError naming the setting that is unknown, of the wrong type, or out of range.
     """
-    _, kind = algorithms.find(algorithm)
+    found, kind = algorithms.find(algorithm)
     if settings is None or isinstance(settings, Mapping):
         settings = read_settings(kind, settings or {}, algorithm)
     elif not isinstance(settings, kind):
@@ -110,14 +116,19 @@ def plan(
         raise ConfigError(f"seeds are {seeds!r}; expected a number of at least 1, or different integers of at least 0")
     for number in numbers:
         stream_seed(number, "indices")  # raises for one that is no seed
-    made = Plan(algorithm, settings, numbers, training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation())
+    parts = (training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation(), goals or drawing_of(found.batch))
+    made = Plan(algorithm, settings, numbers, *parts)
     for part, where in (
         (settings, algorithm),
         (made.training, "training"),
         (made.preprocessing, "preprocessing"),
         (made.evaluation, "evaluation"),
+        (made.goals, "goals"),
     ):
         check_settings(part, where)
+    check_drawing(made.goals, found.batch, algorithm)
+    if made.goals.hindsight:
+        refuse_changed(made.preprocessing, ("return_range", "reward_scale", "reward_shift"), "with goals, whose rewards are their own")
     return made
 
 
@@ -135,7 +146,7 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
         transforms.append(scales.scale_returns(dataset, p.return_range))
     if (p.reward_scale, p.reward_shift) != (1.0, 0.0):
         transforms.append(scales.affine_rewards(p.reward_scale, p.reward_shift))
-    _check_rewards(dataset, transforms)
+    check_rewards(dataset, transforms)
     if p.best_episodes < 1:
         count = max(1, round(p.best_episodes * dataset.episodes))
         best = np.argsort(-dataset.returns(), kind="stable")[:count]
@@ -166,8 +177,19 @@ def make_learner(plan: Plan, dataset: Dataset, transforms: list[scales.Affine]) 
     """Returns a learner on the device with the log's rows there, or streamed to it where they are too many."""
     algorithm, _ = algorithms.find(plan.algorithm)
     device = device_of(plan.training.device)
-    rows = rows_of(dataset, algorithm.batch_of(plan.settings), transforms, device, memory_limit(device))
-    return Learner(algorithm, plan.settings, scales.learner_spec(dataset.spec, transforms), rows, plan.seeds, plan.training, device)
+    kind, limit = algorithm.batch_of(plan.settings), memory_limit(device)
+    rows: Rows
+    if plan.goals.hindsight:
+        rows = goal_rows_of(dataset, kind, plan.goals, getattr(plan.settings, "discount", 0.99), transforms, device, limit)
+    else:
+        rows = rows_of(dataset, kind, transforms, device, limit)
+    spec, seen = as_acting(plan, dataset, transforms)
+    return Learner(algorithm, plan.settings, scales.learner_spec(spec, seen), rows, plan.seeds, plan.training, device)
+
+
+def as_acting(plan: Plan, dataset: Dataset, transforms: list[scales.Affine]) -> tuple[Spec, list[scales.Affine]]:
+    """Returns the spaces and transforms of the policy: the log's, with a goal beside the observation where it reaches goals."""
+    return (with_goal(dataset.spec), for_pairs(transforms, dataset.spec)) if plan.goals.hindsight else (dataset.spec, transforms)
 
 
 def memory_limit(device: torch.device) -> int:
@@ -200,14 +222,16 @@ def run_experiment(
     """
     logging = logging or Logging()
     data, transforms = prepare(dataset, plan)
-    judge = Judge(plan.evaluation, dataset, environment, environment_options or {}, plan.settings, plan.seeds)
+    hindsight = plan.goals.hindsight
+    judge = Judge(plan.evaluation, dataset, environment, environment_options or {}, plan.settings, plan.seeds, to_goals=hindsight)
     config = describe(plan, dataset, transforms, source, environment, environment_options or {}, logging)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         learner = make_learner(plan, data, transforms)
         torch.set_num_threads(compilation.threads(plan.training.threads, _operations(learner)))
         seconds = _restore(learner, path / "checkpoints") if resume else 0.0
         write_json(path / "config.json", config)
-        doctor, probe = RunDoctor(limits_of(dataset, plan.settings, transforms), plan.seeds), probe_of(learner, data, transforms)
+        limits = limits_of(dataset, plan.settings, transforms, to_goals=hindsight)
+        doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)
         run = _Run(plan, dataset, transforms, learner, judge, records, path, show, stop, doctor, probe, warn)
         try:
@@ -253,7 +277,8 @@ class _Run:
 
     def agent(self) -> Agent:
         learner = self.learner
-        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, self.dataset.spec, self.transforms, self.plan.seeds)
+        spec, seen = as_acting(self.plan, self.dataset, self.transforms)
+        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, spec, seen, self.plan.seeds)
 
     def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.probe is not None:
@@ -316,6 +341,7 @@ def describe(
         "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},
         "preprocessing": to_json(plan.preprocessing),
         "evaluation": to_json(plan.evaluation),
+        "goals": to_json(plan.goals) if plan.goals.hindsight else None,
         "data": {
             "source": source,
             "name": str(metadata.get("name", source)),
@@ -325,7 +351,7 @@ def describe(
             "transforms": [t.description for t in transforms],
             "reference": metadata.get("reference"),
         },
-        "spec": dataset.spec.to_json(),
+        "spec": as_acting(plan, dataset, transforms)[0].to_json(),
         "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},
         "logging": to_json(logging),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -342,36 +368,10 @@ def _check(dataset: Dataset, plan: Plan) -> None:
             f"'{plan.algorithm}' needs {words[algorithm.action_space]} actions; these data have {words[kind]} ones. Choose from {', '.join(fitting)}"
         )
     for name in ("observations", "actions", "rewards"):
-        _check_finite(dataset, name)
+        check_finite(dataset, name)
     discount = getattr(plan.settings, "discount", None)
     if discount == 1.0 and not bool(dataset.columns["terminals"].any()):
         raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
-
-
-def _check_finite(dataset: Dataset, name: str) -> None:
-    column = dataset.columns[name]
-    if column.dtype.kind != "f":
-        return
-    for start in range(0, len(column), 200_000):
-        wrong = np.flatnonzero(~np.isfinite(column[start : start + 200_000]).reshape(len(column[start : start + 200_000]), -1).all(1))
-        if len(wrong):
-            row = start + int(wrong[0])
-            episode = int(np.searchsorted(dataset.offsets, row, side="right") - 1)
-            raise DataError(
-                f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in episode {episode}, step {row - int(dataset.offsets[episode])} "
-                f"(row {row:,}); every value must be a finite number. `stitchrl data validate` lists all such rows"
-            )
-
-
-def _check_rewards(dataset: Dataset, transforms: list[scales.Affine]) -> None:
-    extremes = np.array([dataset.rewards.min(), dataset.rewards.max()], dtype=np.float64)
-    with np.errstate(over="ignore"):
-        scaled = scales.apply(transforms, "rewards", extremes)
-    if not np.isfinite(scaled).all():
-        raise ConfigError(
-            f"preprocessing: rewards from {extremes[0]:g} to {extremes[1]:g} become {scaled[0]:g} to {scaled[1]:g}; "
-            "choose another reward_scale, reward_shift or return_range"
-        )
 
 
 def _operations(learner: Learner) -> float:

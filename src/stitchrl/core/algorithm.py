@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stitchrl.core.batch import BatchKind, TransitionBatch
+from stitchrl.core.goals import HindsightBatches
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, stream_seed
 from stitchrl.core.spec import Discrete, Spec
@@ -24,6 +25,7 @@ from stitchrl.core.spec import Discrete, Spec
 Losses = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 Due = frozenset[str]
+ACTING = frozenset(["actor", "temperature"])  # networks that learn from the goals drawn for actors, where goals are drawn by hindsight
 
 
 @final
@@ -46,7 +48,7 @@ class Algorithm(nn.Module, ABC):
     Its children are its networks, in the order in which `sequential` updates them; each has a loss of the same name.
     """
 
-    batch: ClassVar[BatchKind]  # what it eats
+    batch: BatchKind  # what it eats; the engine replaces it where an algorithm that knows of no goals is to reach them
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
     fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning
@@ -86,7 +88,16 @@ class Algorithm(nn.Module, ABC):
 
     def forward(self, rows: Tensor, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         """Returns `losses` of packed rows `[B, width]`; what the engine calls, with parameters of its own."""
-        return self.losses(self.batch.unpack(rows, self.spec), noise, due)
+        batch = self.batch.unpack(rows, self.spec)
+        if not isinstance(batch, HindsightBatches):
+            return self.losses(batch, noise, due)
+        losses: Losses = {}
+        metrics: Metrics = {}
+        for steps, part in ((batch.values, due - ACTING), (batch.actors, due & ACTING)):
+            if any(network in part for network in self.networks):
+                found, told = self.losses(steps, noise, part)
+                losses, metrics = losses | found, metrics | told
+        return losses, metrics
 
     @final
     @property

@@ -11,6 +11,7 @@ import torch
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import with_goal
 from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Discrete, Space, Spec
 from stitchrl.data.dataset import Dataset
@@ -52,11 +53,15 @@ class Judge:
         options: Mapping[str, Any],
         algorithm_settings: Any,
         seed_numbers: Sequence[int],
+        *,
+        to_goals: bool = False,
     ) -> None:
         self.settings, self.environment, self.options = settings, environment, dict(options)
         self.has_discount = hasattr(algorithm_settings, "discount")
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
         self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
+        if to_goals:  # the goal: where the episode came to
+            self.starts = np.concatenate([self.starts, dataset.final_observations[:2_000]], axis=1)
         self.reference: Reference | None = None
         self.mdp: Any = None
         self.seeds = list(seed_numbers)
@@ -64,7 +69,7 @@ class Judge:
             from stitchrl.environments.make import make, mdp_of, spec_of
 
             opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had or is of another shape
-            check_fits(dataset.spec, spec_of(opened), environment)
+            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, spec_of(opened), environment)
             self.mdp = mdp_of(opened)
             opened.close()
             self.reference = reference_for(environment, dataset.metadata)

@@ -119,11 +119,16 @@ def supported_optimum(dataset: Dataset, discount: float, least: int = 10) -> flo
     return None  # an undiscounted loop that pays for ever
 
 
-def limits_of(dataset: Dataset, settings: Any, transforms: Sequence[Affine]) -> Limits:
-    """Returns what the run doctor measures values against, in the learner's units; `settings` are the algorithm's."""
+def limits_of(dataset: Dataset, settings: Any, transforms: Sequence[Affine], *, to_goals: bool = False) -> Limits:
+    """Returns what the run doctor measures values against, in the learner's units; `settings` are the algorithm's.
+
+    `to_goals`: rewards are -1 until a goal is reached, whatever the log's are.
+    """
     discount = float(getattr(settings, "discount", 1.0))
     low, high = possible_returns(dataset, discount, transforms)
     horizon = 1 / (1 - discount) if discount < 1 else float(np.diff(dataset.offsets).max())
+    if to_goals:
+        return Limits(-horizon, 0.0, 0.0, horizon, *action_freedom(dataset.spec, int(getattr(settings, "sampled_actions", 10))))
     entropy, gap = action_freedom(dataset.spec, int(getattr(settings, "sampled_actions", 10)))
     soft = bool(getattr(settings, "entropy_backup", False))
     return Limits(low, high, best_logged(dataset, discount, transforms), horizon, entropy if soft else 0.0, gap)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, final
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.settings import nearest
 from stitchrl.experiment import Preprocessing
 
@@ -24,6 +25,7 @@ class Recipe:
     algorithm: str
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    goals: GoalDrawing | None = None  # None: as the algorithm would draw them
 
 
 def bc_locomotion() -> Recipe:

@@ -13,6 +13,7 @@ import tyro
 
 from stitchrl import algorithms
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import GoalDrawing, drawing_of
 from stitchrl.core.records import Logging
 from stitchrl.core.settings import nearest
 from stitchrl.data.sources.tables import TableSchema
@@ -41,6 +42,7 @@ class Train(Generic[Settings]):
     """published settings as defaults of --settings and --preprocessing"""
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    goals: GoalDrawing = field(default_factory=GoalDrawing)
     evaluation: Evaluation = field(default_factory=Evaluation)
     logging: Logging = field(default_factory=Logging)
     env: str = "auto"
@@ -82,8 +84,8 @@ def train(arguments: Sequence[str]) -> int:
 def _train(name: str, rest: list[str]) -> int:
     from stitchrl.recipes import published
 
-    settings, preprocessing = _recipe(name, rest)
-    default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing)
+    settings, preprocessing, goals = _recipe(name, rest)
+    default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing, goals=goals)
     about = f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}."
     a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
     if a.print_config:
@@ -109,7 +111,9 @@ def _run(name: str, a: Any) -> int:
     if a.seeds < 1:
         raise ConfigError(f"{PROG}: --seeds is {a.seeds}; expected the number of seeds to train, at least 1")
     seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
-    made = plan(name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation)
+    made = plan(
+        name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation, goals=a.goals
+    )
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
     if left_out := dataset.metadata.get("dropped_transitions"):
         print(f"{a.data}: {left_out:,} last steps were left out when reading; `stitchrl data validate` tells why", file=sys.stderr)
@@ -130,15 +134,22 @@ def _run(name: str, a: Any) -> int:
     return 0
 
 
-def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing]:
-    """The defaults of settings and preprocessing that `--recipe NAME` or `--recipe=NAME` sets."""
+def told_stop(path: Path, result: Any) -> int:
+    """Returns the exit code of a run that a signal stopped, and says how to go on."""
+    kept = "the checkpoint is complete, go on" if result.step else "nothing is learned yet, start"
+    print(f"{path}: stopped by a signal at step {result.step:,}; {kept} with --resume", file=sys.stderr)
+    return 128 + int(result.signal)
+
+
+def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing, GoalDrawing]:
+    """The defaults of settings, preprocessing and goals that `--recipe NAME` or `--recipe=NAME` sets."""
     from stitchrl.core.settings import read_settings
     from stitchrl.recipes import published
 
-    config = algorithms.find(name)[1]
+    kind, config = algorithms.find(name)
     flag, _, asked = next((word for word in rest if word.partition("=")[0] == "--recipe"), "").partition("=")
     if not flag:
-        return config(), Preprocessing()
+        return config(), Preprocessing(), drawing_of(kind.batch)
     if not asked:
         asked = next(iter(rest[rest.index(flag) + 1 :]), "") if flag in rest else ""
     if not asked:
@@ -146,7 +157,7 @@ def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing]:
     found = published.recipe(asked)
     if found.algorithm != name:
         raise ConfigError(f"recipe '{asked}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {asked}")
-    return read_settings(config, found.settings, asked), found.preprocessing
+    return read_settings(config, found.settings, asked), found.preprocessing, found.goals or drawing_of(kind.batch)
 
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:

@@ -1,0 +1,39 @@
+"""What must hold of a log's numbers before anything is learned from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from stitchrl.core.errors import ConfigError, DataError
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.transforms import Affine, apply
+
+
+def check_finite(dataset: Dataset, name: str) -> None:
+    """Raises DataError naming episode and step of the first value of a column that is not finite."""
+    column = dataset.columns[name]
+    if column.dtype.kind != "f":
+        return
+    for start in range(0, len(column), 200_000):
+        wrong = np.flatnonzero(~np.isfinite(column[start : start + 200_000]).reshape(len(column[start : start + 200_000]), -1).all(1))
+        if len(wrong):
+            row = start + int(wrong[0])
+            episode = int(np.searchsorted(dataset.offsets, row, side="right") - 1)
+            raise DataError(
+                f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in episode {episode}, step {row - int(dataset.offsets[episode])} "
+                f"(row {row:,}); every value must be a finite number. `stitchrl data validate` lists all such rows"
+            )
+
+
+def check_rewards(dataset: Dataset, transforms: Sequence[Affine]) -> None:
+    """Raises ConfigError where transforms make rewards that are not finite."""
+    extremes = np.array([dataset.rewards.min(), dataset.rewards.max()], dtype=np.float64)
+    with np.errstate(over="ignore"):
+        scaled = apply(transforms, "rewards", extremes)
+    if not np.isfinite(scaled).all():
+        raise ConfigError(
+            f"preprocessing: rewards from {extremes[0]:g} to {extremes[1]:g} become {scaled[0]:g} to {scaled[1]:g}; "
+            "choose another reward_scale, reward_shift or return_range"
+        )
