@@ -39,12 +39,15 @@ class Agent:
         spec: Spec,
         transforms: Sequence[Affine],
         seeds: Sequence[int],
+        categories: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        """categories: what the codes of its columns stand for, as the log told (`metadata["categories"]`); None where it told nothing."""
         self.name = name
         self.config = template.config
         self.spec = spec
         self.transforms = list(transforms)
         self.seeds = tuple(seeds)
+        self.categories = {column: list(values) for column, values in (categories or {}).items()}
         self.policy = template.policy().eval()
         self.parameters = {k: parameters[v].detach() for k, v in _names(self.policy, template).items()}
         self._generators = [randomness.generator(seed, "acting") for seed in self.seeds]
@@ -144,6 +147,7 @@ class Agent:
                 raise CheckpointError(f"{directory}: '{large[0]}' holds a number beyond float16's 65,504; save it without half")
         model = to_bytes(parameters)
         config = {"format": FORMAT, "algorithm": self.name, "settings": to_json(self.config), "spec": self.spec.to_json()}
+        config |= {"categories": self.categories} if self.categories else {}
         try:
             directory.mkdir(parents=True, exist_ok=True)
             # without a config.json while the others change: parts of two policies are never taken for one
@@ -249,12 +253,13 @@ def load(directory: Path) -> Agent:
         raise CheckpointError(f"{directory}: not a safetensors file ({error})") from None
     try:
         template, spec, transforms = _described(config, arrays, directory)
+        categories = _categories(config.get("categories", {}))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory}/config.json: describes no policy that can be built ({str(error)[:300]})") from None
     names = _names(template.policy(), template)
     _check_tensors(tensors, names, template, len(config["seeds"]), directory)
     wide = {names[k]: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}  # exact: float32 holds every float16
-    return Agent(config["algorithm"], template, wide, spec, transforms, config["seeds"])
+    return Agent(config["algorithm"], template, wide, spec, transforms, config["seeds"], categories)
 
 
 def _described(config: Mapping[str, Any], arrays: dict[str, np.ndarray], directory: Path) -> tuple[Algorithm, Spec, list[Affine]]:
@@ -280,6 +285,16 @@ def _described(config: Mapping[str, Any], arrays: dict[str, np.ndarray], directo
     with torch.device("meta"):
         template = build(kind, read_settings(settings, _tuples(config["settings"]), str(directory)), learner_spec(spec, transforms), 0)
     return template, spec, transforms
+
+
+def _categories(found: Any) -> dict[str, list[str]]:
+    """The saved categories; raises TypeError for what is none."""
+    listed = isinstance(found, dict) and all(
+        isinstance(values, list) and all(isinstance(value, str) for value in values) for values in found.values()
+    )
+    if not listed:
+        raise TypeError(f"categories are {str(found)[:100]}; expected an object that lists the values of each column")
+    return dict(found)
 
 
 def _check_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str], template: Algorithm, seeds: int, directory: Path) -> None:

@@ -278,7 +278,8 @@ class _Run:
     def agent(self) -> Agent:
         learner = self.learner
         spec, seen = as_acting(self.plan, self.dataset, self.transforms)
-        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, spec, seen, self.plan.seeds)
+        told = self.dataset.metadata.get("categories")
+        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, spec, seen, self.plan.seeds, told)
 
     def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.probe is not None:
