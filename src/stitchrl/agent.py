@@ -21,7 +21,7 @@ from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, DataError
 from stitchrl.core.files import read_json, write_atomically, write_json
 from stitchrl.core.settings import read_settings, to_json
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
 
 FORMAT = 1
@@ -164,6 +164,8 @@ class Agent:
         self._check_observations(observations)
         if isinstance(self.spec.observation, Discrete):
             return torch.as_tensor(np.asarray(observations, dtype=np.int64), device=device)
+        if is_image(self.spec.observation):  # the network scales them
+            return torch.as_tensor(np.ascontiguousarray(observations, dtype=np.uint8), device=device)
         flat = np.asarray(observations, dtype=np.float32).reshape(seeds * count, *self.spec.observation.shape)
         x = apply(self.transforms, "observations", flat).reshape(observations.shape)
         return torch.as_tensor(np.ascontiguousarray(x), device=device).to(next(iter(self.parameters.values())).dtype)
@@ -181,6 +183,8 @@ class Agent:
         if isinstance(space, Discrete):
             if observations.size and (observations.min() < 0 or observations.max() >= space.n or (observations % 1 != 0).any()):
                 raise DataError(f"observations hold a value outside the states 0 … {space.n - 1} of the data")
+        elif space.dtype == "uint8" and _outside_bytes(observations):
+            raise DataError(f"observations hold {int(observations.min())} … {int(observations.max())}; expected the 0 … 255 of uint8")
         elif space.dtype == "uint8" and observations.dtype.kind == "f":
             raise DataError("observations are real numbers; the policy learned from frames of uint8, 0 … 255")
 
@@ -199,6 +203,11 @@ class Agent:
         if noise is None:
             return vmap(lambda p, o: call(p, o, None))(dict(parameters), x)  # type: ignore[no-any-return]
         return vmap(call)(dict(parameters), x, noise)  # type: ignore[no-any-return]
+
+
+def _outside_bytes(values: np.ndarray) -> bool:
+    """Whether integers are not all from 0 to 255."""
+    return bool(values.dtype.kind in "iu" and values.dtype.itemsize > 1 and values.size and (values.min() < 0 or values.max() > 255))
 
 
 @final

@@ -19,6 +19,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
 from stitchrl.core.errors import ConfigError, DivergenceError
 from stitchrl.core.files import write_json
+from stitchrl.core.frame_batch import named
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
@@ -32,6 +33,7 @@ from stitchrl.data.goal_rows import for_pairs, goal_rows_of
 from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
+from stitchrl.nn.vision import Encoder
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training
 from stitchrl.training.run_doctor import RunDoctor
@@ -381,6 +383,7 @@ def _operations(learner: Learner) -> float:
     repeats = max(
         (kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1
     )
+    weights += sum(module.operations for module in learner.template.modules() if isinstance(module, Encoder))
     return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))
 
 
@@ -388,7 +391,7 @@ def _crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
     from safetensors.torch import save_file
 
     rows, index = learner.last_batch()
-    save_file({"rows": rows.cpu().contiguous(), "index": index.cpu().contiguous()}, path / "crash_batch.safetensors")
+    save_file({k: v.cpu().contiguous() for k, v in (named(rows) | {"index": index}).items()}, path / "crash_batch.safetensors")
     report = {
         "error": str(error),
         "step": learner.step,

@@ -11,7 +11,8 @@ from typing import Any, Literal, NamedTuple, Protocol, final
 
 from torch import Tensor
 
-from stitchrl.core.spec import Discrete, Space, Spec
+from stitchrl.core.frame_batch import PackedRows, observations
+from stitchrl.core.spec import Discrete, Space, Spec, is_image
 
 
 class TransitionBatch(NamedTuple):
@@ -43,12 +44,21 @@ class Transitions:
 
     @staticmethod
     def columns(spec: Spec) -> dict[str, int]:
-        """Returns the packed columns in order, with their widths; observation and action stand side by side as a critic reads them."""
+        """Returns the packed columns in order, with their widths; observation and action stand side by side as a critic reads them.
+
+        Images are not packed: their frames are gathered beside the rows.
+        """
+        if is_image(spec.observation):
+            return {"actions": width(spec.action), "rewards": 1, "terminals": 1}
         observation, action = width(spec.observation), width(spec.action)
         return {"observations": observation, "actions": action, "rewards": 1, "terminals": 1, "next_observations": observation}
 
-    def unpack(self, rows: Tensor, spec: Spec) -> TransitionBatch:
-        """Returns the batch in packed `rows [B, width]`."""
+    def unpack(self, rows: PackedRows, spec: Spec) -> TransitionBatch:
+        """Returns the batch in packed `rows [B, width]`, or in rows and frames; images stay uint8."""
+        if not isinstance(rows, Tensor):
+            s, s_next = observations(rows, spec.observation)
+            a, r, terminal = rows.numbers.split(list(self.columns(spec).values()), dim=-1)
+            return TransitionBatch(s, unpack_space(a, spec.action), r.squeeze(-1), s_next, terminal.squeeze(-1))
         s, a, r, terminal, s_next = rows.split(list(self.columns(spec).values()), dim=-1)
         return TransitionBatch(
             unpack_space(s, spec.observation),
@@ -164,5 +174,5 @@ class BatchKind(Protocol):
     def columns(self, spec: Spec) -> dict[str, int]:
         """Returns the packed columns in order, with their widths."""
 
-    def unpack(self, rows: Tensor, spec: Spec) -> Any:
-        """Returns the named tensors in packed `rows [B, width]`."""
+    def unpack(self, rows: Any, spec: Spec) -> Any:
+        """Returns the named tensors in packed `rows [B, width]`; `Transitions` also those in rows and frames (core/frame_batch.py)."""

@@ -48,6 +48,20 @@ class Discrete:
 Space = Box | Discrete
 
 
+SMALLEST_IMAGE = 36  # pixels a side: fewer leave the third convolution of nn/vision.py nothing to see
+
+
+def is_image(space: Space) -> bool:
+    """Returns whether observations are images that a convolution reads: uint8, `[H, W]`, `[C, H, W]` or `[H, W, C]`, 36 pixels a side or more.
+
+    Smaller ones, such as the grids of MiniGrid, are numbers side by side.
+    """
+    if isinstance(space, Discrete) or space.dtype != "uint8" or len(space.shape) not in (2, 3):
+        return False
+    sides = space.shape if len(space.shape) == 2 else sorted((space.shape[0], space.shape[-1]))[1:] + [space.shape[1]]
+    return min(sides) >= SMALLEST_IMAGE
+
+
 @final
 @dataclass(frozen=True)
 class Spec:

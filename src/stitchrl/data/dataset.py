@@ -23,7 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @final
 @dataclass(frozen=True)
 class Dataset:
-    """Episodes of steps. Arrays may be in memory or memory-mapped; nothing here copies them unasked.
+    """Episodes of steps. Arrays may be in memory or memory-mapped; nothing here copies them unasked. Stacked frames may be stored once
+    (data/frame_stacks.py).
 
     columns: `observations [N, *O]`, `actions [N, *A]` (int64 `[N]` where discrete), `rewards [N]` float32, `terminals [N]`
         bool (the task ended), `timeouts [N]` bool (the clock did); optional `behaviour_log_probabilities [N]`,
@@ -161,15 +162,18 @@ class Dataset:
             raise DataError("no episode is selected; expected at least one")
         if chosen.min() < 0 or chosen.max() >= self.episodes:
             raise DataError(f"episodes {chosen.min():,} … {chosen.max():,} are selected; the dataset has 0 … {self.episodes - 1:,}")
+        from stitchrl.data.frame_stacks import rows_of_column
+
         offsets = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
         rows: Any
         if (np.diff(chosen) == 1).all():
             rows = slice(int(self.offsets[chosen[0]]), int(self.offsets[chosen[-1] + 1]))
-            final = self.final_observations[chosen[0] : chosen[-1] + 1]
+            kept: Any = slice(chosen[0], chosen[-1] + 1)
         else:
             rows = np.arange(offsets[-1]) + np.repeat(self.offsets[chosen] - offsets[:-1], np.diff(offsets))
-            final = self.final_observations[chosen]
-        columns = {name: column[rows] for name, column in self.columns.items()}
+            kept = chosen
+        final = rows_of_column(self.final_observations, kept)
+        columns = {name: rows_of_column(column, rows) for name, column in self.columns.items()}
         return Dataset(self.spec, columns, offsets, final, dict(self.metadata))
 
     def split(self, fraction: float, seed: int, by: Literal["episode", "group"] = "episode") -> tuple[Dataset, Dataset]:
@@ -292,11 +296,14 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
             raise DataError(
                 f"datasets 0 and {number} do not both have {', '.join(map(repr, odd))}; expected the same columns. Drop it first"
             )
-    columns = {name: np.concatenate([d.columns[name] for d in datasets]) for name in first.columns}
+    from stitchrl.data.frame_stacks import concatenate_columns
+
+    seen, final = concatenate_columns(datasets)
+    columns = {name: seen if name == "observations" else np.concatenate([d.columns[name] for d in datasets]) for name in first.columns}
     offsets = np.concatenate([[0], np.cumsum(np.concatenate([d.lengths for d in datasets]))]).astype(np.int64)
     names = [d.metadata.get("name") for d in datasets]
     metadata = {**first.metadata, "concatenated": names} if len(datasets) > 1 else dict(first.metadata)
-    return Dataset(first.spec, columns, offsets, np.concatenate([d.final_observations for d in datasets]), metadata)
+    return Dataset(first.spec, columns, offsets, final, metadata)
 
 
 def _array(value: ArrayLike) -> Array:

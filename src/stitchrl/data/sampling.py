@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from stitchrl.core.batch import BatchKind
-from stitchrl.core.spec import Spec
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.frame_batch import PackedRows, Table, gather
+from stitchrl.core.spec import Spec, is_image
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.following import computed_columns, next_actions, usable_rows
 from stitchrl.data.transforms import Affine, apply
@@ -31,7 +33,7 @@ class Rows(ABC):
         """Returns int64 `[K, B]`: the rows of K batches of the `seed`-th seed."""
 
     @abstractmethod
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, index: Tensor) -> tuple[Table, Tensor]:
         """Returns a table on the device and the positions in it of the rows at `index` (any shape)."""
 
     def numbers(self, index: Tensor) -> Tensor:
@@ -103,7 +105,14 @@ def uniform(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 
 def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> Rows:
-    """Returns the rows on the device if they take at most `memory_limit` bytes, and on a CPU `PACKED_ON_CPU`; else a stream of them."""
+    """Returns the rows on the device if they take at most `memory_limit` bytes, and on a CPU `PACKED_ON_CPU`; else a stream of them.
+
+    Images are not packed (data/frame_sampling.py).
+    """
+    if is_image(dataset.spec.observation):
+        from stitchrl.data.frame_sampling import frame_rows_of
+
+        return frame_rows_of(dataset, kind, transforms, device, memory_limit)
     limit = min(memory_limit, PACKED_ON_CPU) if device.type == "cpu" else memory_limit
     if len(dataset) * row_width(kind, dataset.spec) * 4 > limit:
         return StreamedRows(dataset, kind, transforms, device)
@@ -148,6 +157,22 @@ def _column(dataset: Dataset, name: str, rows: slice | np.ndarray, transforms: S
     return values
 
 
+def batch_rows(
+    dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], index: np.ndarray, device: torch.device, dtype: torch.dtype
+) -> PackedRows:
+    """Returns the rows at `index`, as a batch of the kind unpacks them."""
+    if is_image(dataset.spec.observation):
+        from stitchrl.data.frame_sampling import frame_table
+
+        rows = gather(frame_table(dataset, kind, transforms, index), torch.arange(len(index)), dtype)
+        return type(rows)(*(x.to(device) for x in rows))
+    return torch.from_numpy(pack_rows(dataset, kind, transforms, index)).to(device, dtype)
+
+
 def row_width(kind: BatchKind, spec: Spec) -> int:
-    """Returns the numbers in one packed row."""
+    """Returns the numbers in one packed row; raises ConfigError for images, which are not packed."""
+    if is_image(spec.observation):
+        raise ConfigError(
+            "the observations are images, which only a log holds so far; learn from a log, or from observations that are numbers"
+        )
     return sum(kind.columns(spec).values())

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.core.spec import Box, Discrete, Spec, is_image
 from stitchrl.data.dataset import Dataset
 
 Column = Literal["observations", "actions", "rewards"]
@@ -41,6 +41,8 @@ def standardize_observations(dataset: Dataset, epsilon: float = 1e-3) -> Affine:
     """Returns (x - mean) / (std + epsilon) for each observation dimension; a constant one becomes 0."""
     if isinstance(dataset.spec.observation, Discrete):
         raise DataError("observations are integers; only real-valued observations can be standardised: leave the setting out")
+    if is_image(dataset.spec.observation):
+        raise DataError("observations are images, which the network divides by 255; leave the setting out")
     observations = dataset.columns["observations"]
     chunks = [observations[i : i + 100_000].reshape(-1, dataset.spec.observation.size) for i in range(0, len(observations), 100_000)]
     mean = sum(chunk.sum(0, dtype=np.float64) for chunk in chunks) / len(observations)

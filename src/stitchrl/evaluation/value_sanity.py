@@ -24,7 +24,7 @@ from stitchrl.core.batch import SINGLE_STEPS, TransitionBatch, Transitions
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import pack_rows
+from stitchrl.data.sampling import batch_rows
 from stitchrl.data.transforms import Affine, apply, learner_spec
 from stitchrl.nn.mlp import Critic, Scalar
 from stitchrl.training import checkpoint, seeds
@@ -143,8 +143,7 @@ class Probe:
 
         def batch(rows: Array) -> TransitionBatch:
             chosen = rows if len(rows) <= PROBED else np.sort(generator.choice(rows, PROBED, replace=False))
-            table = torch.from_numpy(pack_rows(dataset, Transitions(), transforms, chosen)).to(device, dtype)
-            return Transitions().unpack(table, spec)
+            return Transitions().unpack(batch_rows(dataset, Transitions(), transforms, chosen, device, dtype), spec)
 
         self.logged = batch(np.arange(len(dataset)))
         self.starts = batch(np.asarray(dataset.offsets[:-1])).observations

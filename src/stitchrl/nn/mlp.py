@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stitchrl.core.spec import Box, Discrete, Space, Spec
+from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
+from stitchrl.nn.vision import Encoder
 
 Activation = Literal["relu", "gelu"]
 
@@ -41,8 +42,8 @@ class Linear(nn.Module):
 class MLP(nn.Module):
     """Layers of ReLU (or GELU) units on an observation, or on an observation and an action side by side.
 
-    A discrete observation is read as a one-hot vector. `layer_norm` normalises each hidden layer before its activation; with `norm_after`,
-    after it, as OGBench, FQL and ReBRAC do.
+    A discrete observation is read as a one-hot vector, an image through convolutions (nn/vision.py). `layer_norm` normalises each hidden
+    layer before its activation; with `norm_after`, after it, as OGBench, FQL and ReBRAC do.
     """
 
     def __init__(
@@ -62,7 +63,8 @@ class MLP(nn.Module):
         self.norm_after = norm_after
         self.activation = activation
         self.ensemble = ensemble
-        inputs = observation.n if isinstance(observation, Discrete) else observation.size
+        self.encoder = Encoder(observation, ensemble) if isinstance(observation, Box) and is_image(observation) else None
+        inputs = observation.n if isinstance(observation, Discrete) else observation.size if self.encoder is None else self.encoder.size
         self.observation_size = inputs
         sizes = [inputs + actions, *hidden, outputs]
         self.layers = nn.ModuleList(Linear(i, o, ensemble) for i, o in zip(sizes[:-1], sizes[1:], strict=True))
@@ -115,6 +117,13 @@ class MLP(nn.Module):
                 return first.rows(observations.reshape(-1))
             one_hot = functional.one_hot(observations.reshape(-1), self.observation_size)
             x = torch.cat([one_hot.to(actions.dtype), actions.reshape(-1, actions.shape[-1])], -1)
+        elif self.encoder is not None:
+            x = self.encoder(observations.reshape(-1, *self.observation.shape))  # [B, F] or [E, B, F]
+            if actions is not None:
+                beside = actions.reshape(-1, actions.shape[-1])
+                x = torch.cat([x, beside.expand(*x.shape[:-1], beside.shape[-1])], -1)
+            features: Tensor = first(x)
+            return features
         else:
             x = observations.reshape(-1, self.observation_size)
             if actions is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stitchrl.core import randomness
 from stitchrl.core.errors import CheckpointError
+from stitchrl.core.frame_batch import Table
 from stitchrl.core.randomness import Noise
 from stitchrl.data.sampling import Rows
 
@@ -24,14 +25,14 @@ BLOCK_STEPS = 64
 @final
 @dataclass(frozen=True)
 class Block:
-    """`table [M, width]`, `index [K, S, B]` into it, `noise[name] [K, S, …]`; no `S` axis for one seed. `rows [K, S, B]` are the log's."""
+    """`table [M, width]` or of frames, `index [K, S, B]`, `noise[name] [K, S, …]`; no `S` axis for one seed. `rows [K, S, B]` are the log's."""
 
-    table: Tensor
+    table: Table
     index: Tensor
     noise: dict[str, Tensor]
     rows: Tensor
 
-    def step(self, k: int) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    def step(self, k: int) -> tuple[Table, Tensor, dict[str, Tensor]]:
         """Returns table, index and noise of the block's k-th step."""
         return self.table, self.index[k], {name: values[k] for name, values in self.noise.items()}
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.frame_batch import Table, address
 
 Mode = Literal["auto", "on", "off"]
-Step = Callable[[Tensor, Tensor, Mapping[str, Tensor]], None]
+Step = Callable[[Table, Tensor, Mapping[str, Tensor]], None]
 
 # Compiling takes 10 to 60 s and saves about 4 ms a step of a two-layer critic: shorter runs would not win it back.
 WORTHWHILE_STEPS = 20_000
@@ -88,11 +89,11 @@ class GraphedStep:
         self.step = step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.warm = 0
-        self.table: Tensor | None = None
+        self.table: Table | None = None
 
-    def __call__(self, table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> None:
-        if self.graph is None or self.table is None or table.data_ptr() != self.table.data_ptr():
-            if self.warm < 3 or (self.table is not None and table.data_ptr() != self.table.data_ptr()):
+    def __call__(self, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> None:
+        if self.graph is None or self.table is None or address(table) != address(self.table):
+            if self.warm < 3 or (self.table is not None and address(table) != address(self.table)):
                 # real steps, run plainly: they fill the allocator and the libraries' workspaces before the recording;
                 # a table that moves from block to block (streamed data) is never recorded
                 self.warm += 1

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from stitchrl.core.algorithm import Algorithm, Due, build
 from stitchrl.core.errors import CheckpointError, DivergenceError
+from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.core.settings import Count
 from stitchrl.core.spec import Spec
 from stitchrl.data.sampling import Rows
@@ -99,7 +100,7 @@ class Learner:
         self._counts[due] += 1
         self.step += 1
 
-    def _take(self, due: Due, totals: Mapping[str, Tensor], table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> None:
+    def _take(self, due: Due, totals: Mapping[str, Tensor], table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> None:
         self.update(due, table, index, noise, totals)
 
     def check(self) -> None:
@@ -127,12 +128,12 @@ class Learner:
         which = sorted({self.seeds[i] for bad in wrong.values() for i in bad.nonzero().flatten().tolist()})
         return f"{', '.join(sorted(wrong))} of seed {', '.join(map(str, which))}" if wrong else ""
 
-    def last_batch(self) -> tuple[Tensor, Tensor]:
+    def last_batch(self) -> tuple[PackedRows, Tensor]:
         """Returns the packed rows of the present step's batch and their numbers in the log."""
         assert self._block is not None
         k = self.step % self.blocks.steps
         table, index, _ = self._block.step(k)
-        return table[index], self._block.rows[k]
+        return gather(table, index, torch.float32), self._block.rows[k]
 
     def read_metrics(self) -> dict[str, list[float]]:
         """Returns the mean of each loss and metric since the last call, one number a seed, and starts anew."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from stitchrl.core.algorithm import Algorithm, Due, Losses, Metrics
+from stitchrl.core.frame_batch import PackedRows
 from stitchrl.core.policy import Policy
 
 
@@ -27,11 +28,11 @@ def unstack(parameters: Mapping[str, Tensor], seed: int, count: int) -> dict[str
 
 
 def losses(
-    template: Algorithm, parameters: Mapping[str, Tensor], rows: Tensor, noise: Mapping[str, Tensor], due: Due, count: int
+    template: Algorithm, parameters: Mapping[str, Tensor], rows: PackedRows, noise: Mapping[str, Tensor], due: Due, count: int
 ) -> tuple[Losses, Metrics]:
     """Returns the losses and metrics of all seeds, each `[S]` (`[]` for one seed), from rows `[S, B, width]` and noise `[S, …]`."""
 
-    def one(p: Mapping[str, Tensor], x: Tensor, z: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
+    def one(p: Mapping[str, Tensor], x: PackedRows, z: Mapping[str, Tensor]) -> tuple[Losses, Metrics]:
         result: tuple[Losses, Metrics] = functional_call(template, dict(p), (x, z, due))
         return result
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from stitchrl.core.algorithm import Algorithm, Due
+from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.training import optimization, seeds
 
 Order = Literal["joint", "sequential"]
@@ -58,7 +59,7 @@ class Update:
         named = {f"{group}/{name}": tensor for group, state in groups.items() for name, tensor in state.items()}
         return named | {"taken": self.taken}
 
-    def __call__(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> None:
+    def __call__(self, due: Due, table: Table, index: Tensor, noise: Mapping[str, Tensor], totals: Mapping[str, Tensor]) -> None:
         """Takes one step on the rows at `index [S, B]`, and adds losses and metrics to `totals`; a loss that is not finite halts all later ones."""
         rows = self._rows(table, index)
         found: dict[str, Tensor] = {}
@@ -76,7 +77,7 @@ class Update:
             for name, value in found.items():
                 totals[name].add_(value)
 
-    def _step(self, due: Due, networks: list[str], rows: Tensor, noise: Mapping[str, Tensor], found: dict[str, Tensor]) -> None:
+    def _step(self, due: Due, networks: list[str], rows: PackedRows, noise: Mapping[str, Tensor], found: dict[str, Tensor]) -> None:
         losses, metrics = seeds.losses(self.template, self.parameters, rows, noise, due, self.count)
         total = torch.stack([loss.sum() for loss in losses.values()]).sum()
         parameters = [p for network in networks for p in self.of(network)]
@@ -102,17 +103,17 @@ class Update:
         for name, value in metrics.items():
             found[f"metric/{name}"] = value.detach()
 
-    def _rows(self, table: Tensor, index: Tensor) -> Tensor:
+    def _rows(self, table: Table, index: Tensor) -> PackedRows:
         """`[S, B, width]`; the table is float32 whatever the parameters."""
-        return table[index].to(self.dtype)
+        return gather(table, index, self.dtype)
 
-    def evaluate(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def evaluate(self, due: Due, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns what a step with `due` would report, by name, and changes nothing."""
         with torch.no_grad():
             losses, metrics = seeds.losses(self.template, self.parameters, self._rows(table, index), noise, due, self.count)
         return {f"loss/{k}": v for k, v in losses.items()} | {f"metric/{k}": v for k, v in metrics.items()}
 
-    def gradient_norms(self, due: Due, table: Tensor, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def gradient_norms(self, due: Due, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Returns the norm `[S]` of each due network's gradient as `gradient/network`, and changes nothing."""
         losses, _ = seeds.losses(self.template, self.parameters, self._rows(table, index), noise, due, self.count)
         norms = {}
