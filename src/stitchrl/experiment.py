@@ -37,7 +37,7 @@ from stitchrl.nn.vision import Encoder
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.learner import Learner, Training
 from stitchrl.training.run_doctor import RunDoctor
-from stitchrl.training.trainer import listening, train
+from stitchrl.training.trainer import Learning, listening, train
 
 HELD_OUT_SEED = 20_200_406  # whatever a run's seeds: all runs of a log leave out the same episodes
 Show = Callable[[int, int, float, dict[str, list[float]]], None]  # step, steps, steps a second, metrics
@@ -229,17 +229,19 @@ def run_experiment(
     config = describe(plan, dataset, transforms, source, environment, environment_options or {}, logging)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         learner = make_learner(plan, data, transforms)
-        torch.set_num_threads(compilation.threads(plan.training.threads, _operations(learner)))
-        seconds = _restore(learner, path / "checkpoints") if resume else 0.0
+        torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
+        seconds = restore(learner, path / "checkpoints") if resume else 0.0
         write_json(path / "config.json", config)
         limits = limits_of(dataset, plan.settings, transforms, to_goals=hindsight)
         doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)
-        run = _Run(plan, dataset, transforms, learner, judge, records, path, show, stop, doctor, probe, warn)
+        spec, seen = as_acting(plan, dataset, transforms)
+        run = RunInProgress(plan, spec, seen, learner, learner, judge, records, path, show, stop, doctor, probe, warn)
+        run.categories = dataset.metadata.get("categories")
         try:
             run.train()
         except DivergenceError as error:
-            _crash_report(path, learner, error)
+            crash_report(path, learner, error)
             raise
         finally:
             run.records.close()
@@ -249,13 +251,14 @@ def run_experiment(
 
 @final
 @dataclass
-class _Run:
+class RunInProgress:
     """What happens beside the steps of a run."""
 
     plan: Plan
-    dataset: Dataset
+    spec: Spec
     transforms: list[scales.Affine]
     learner: Learner
+    steps: Learning  # what the loop advances: the learner itself, or one that also acts
     judge: Judge
     records: Records
     path: Path
@@ -267,21 +270,21 @@ class _Run:
     changes: list[AlarmChange] = field(default_factory=list)
     metrics: dict[str, list[float]] = field(default_factory=dict)
     evaluation: dict[str, Any] | None = None
+    categories: Mapping[str, Sequence[str]] | None = None
 
     def train(self) -> None:
         every, last = self.plan.evaluation.every or self.plan.training.steps, self.plan.training.steps
-        step = self.learner.step
+        step = self.steps.step
         self.changes = self.doctor.replay(self.records.metrics_so_far())  # of a run that goes on: nothing is told twice
         self.evaluation = self.records.evaluation_of(step)
         if step and (step % every == 0 or step == last) and self.evaluation is None:
             self.evaluate(step)  # the one that a signal cut short
-        train(self.learner, log=self.log, save=self.save, evaluate=self.evaluate, evaluate_every=every, stop=self.stop)
+        train(self.steps, log=self.log, save=self.save, evaluate=self.evaluate, evaluate_every=every, stop=self.stop)
 
     def agent(self) -> Agent:
         learner = self.learner
-        spec, seen = as_acting(self.plan, self.dataset, self.transforms)
-        told = self.dataset.metadata.get("categories")
-        return Agent(self.plan.algorithm, learner.template, learner.update.parameters, spec, seen, self.plan.seeds, told)
+        parameters, seeds = learner.update.parameters, self.plan.seeds
+        return Agent(self.plan.algorithm, learner.template, parameters, self.spec, self.transforms, seeds, self.categories)
 
     def log(self, step: int, steps_per_second: float, metrics: dict[str, list[float]]) -> None:
         if self.probe is not None:
@@ -304,7 +307,7 @@ class _Run:
 
     def save(self, step: int) -> None:
         keep = self.plan.training.keep_checkpoints
-        checkpoint.save(self.path / "checkpoints", step, self.learner.tensors(), {"seconds": self.records.seconds}, keep)
+        checkpoint.save(self.path / "checkpoints", step, self.steps.tensors(), {"seconds": self.records.seconds}, keep)
 
     def evaluate(self, step: int) -> None:
         line = self.judge.judge(self.agent(), self.learner, step, self.records.seconds, self.stop)
@@ -313,7 +316,7 @@ class _Run:
             self.evaluation = line
 
 
-def _restore(learner: Learner, checkpoints: Path) -> float:
+def restore(learner: Learning, checkpoints: Path) -> float:
     """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken."""
     if not checkpoint.steps(checkpoints):
         return 0.0
@@ -377,7 +380,7 @@ def _check(dataset: Dataset, plan: Plan) -> None:
         raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
 
 
-def _operations(learner: Learner) -> float:
+def operations(learner: Learner) -> float:
     """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled."""
     weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
     repeats = max(
@@ -387,7 +390,8 @@ def _operations(learner: Learner) -> float:
     return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))
 
 
-def _crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
+def crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
+    """Writes what a divergence leaves behind: the batch that it met, and where the run can go on."""
     from safetensors.torch import save_file
 
     rows, index = learner.last_batch()

@@ -5,12 +5,36 @@ from __future__ import annotations
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
-from typing import final
+from typing import Protocol, final
 
-from stitchrl.training.learner import Learner
+from torch import Tensor
+
+from stitchrl.training.learner import Training
+
+
+class Learning(Protocol):
+    """What takes steps: a learner, or one that acts in an environment between its steps."""
+
+    training: Training
+    step: int
+
+    def advance(self) -> None:
+        """Takes one step."""
+
+    def check(self) -> None:
+        """Raises DivergenceError if a step went wrong."""
+
+    def read_metrics(self) -> dict[str, list[float]]:
+        """Returns means since the last call, one number a seed."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all that a checkpoint holds."""
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Goes on from a checkpoint."""
 
 
 @final
@@ -47,7 +71,7 @@ def listening() -> Iterator[Stop]:
 
 
 def train(
-    learner: Learner,
+    learner: Learning,
     *,
     log: Callable[[int, float, dict[str, list[float]]], None],
     save: Callable[[int], None],
