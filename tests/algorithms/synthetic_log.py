@@ -25,8 +25,11 @@ SPECS = {
 # Settings whose losses differ from the defaults'; an algorithm that is not named here is run with its defaults alone.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bc/box": [{"distribution": "gaussian"}],
+    "bcq/box": [{"target_every": 2, "minimum_weight": 1.0}],
+    "bcq/discrete": [{"threshold": 0.0, "target_rate": 1.0, "target_every": 3}],
     "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
     "cql/discrete": [{"lagrange_gap": 1.0}],
+    "fql/box": [{"normalize_value": True, "target_value": "minimum"}, {"critic_layer_norm": False, "actor_layer_norm": True}],
     "iql/box": [{"distribution": "deterministic"}],
     "q_learning/discrete": [{"double": False, "ensemble": 2, "target_every": 3, "target_rate": 1.0}],
     "sac/box": [{"entropy_backup": False}],
@@ -57,7 +60,8 @@ class Case:
         """Returns the algorithm's config with networks that are quick to train."""
         kind = algorithms.find(self.name)[1]
         known = {f.name for f in dataclasses.fields(kind)}
-        small = {"hidden": (16, 16)} | ({"sampled_actions": 4} if "sampled_actions" in known and self.actions == "box" else {})
+        quick = {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
+        small = {"hidden": (16, 16)} | {name: value for name, value in quick.items() if name in known}
         return kind(**{**small, **self.settings, **changes})
 
     def build(self, seed: int = 0) -> Algorithm:

@@ -65,6 +65,32 @@ def cql_antmaze() -> Recipe:
     return Recipe("cql", settings, Preprocessing(reward_scale=10.0, reward_shift=-5.0))
 
 
+def bcq_locomotion() -> Recipe:
+    """BCQ, arXiv:1812.02900, with the settings of the authors' repository, which takes batches of 100: ten candidates, twins of 400 and 300 units."""
+    settings = {"sampled_actions": 10, "acting_candidates": 100, "minimum_weight": 0.75, "perturbation_bound": 0.05, "learning_rate": 1e-3}
+    return Recipe("bcq", settings)
+
+
+def bcq_discrete() -> Recipe:
+    """Discrete BCQ, arXiv:1910.01708, with what the authors' repository takes for tasks that are not Atari, in batches of 64: threshold 0.3."""
+    return Recipe("bcq", {"threshold": 0.3, "learning_rate": 3e-4, "hidden": (256, 256)})
+
+
+def fql_antmaze() -> Recipe:
+    """Flow Q-learning, arXiv:2502.02538, on D4RL's AntMaze (umaze, medium): weight 10 of the distillation, 1 subtracted from the sparse reward."""
+    return Recipe("fql", {"distillation": 10.0}, Preprocessing(reward_shift=-1.0))
+
+
+def fql_antmaze_large() -> Recipe:
+    """Flow Q-learning, arXiv:2502.02538, on D4RL's large AntMaze: weight 3 of the distillation, 1 subtracted from the sparse reward."""
+    return Recipe("fql", {"distillation": 3.0}, Preprocessing(reward_shift=-1.0))
+
+
+def fql_pen() -> Recipe:
+    """Flow Q-learning, arXiv:2502.02538, on D4RL's pen (human, cloned): weight 10,000 of the distillation, the smaller of the two critics."""
+    return Recipe("fql", {"distillation": 10_000.0, "target_value": "minimum"})
+
+
 def sac_online() -> Recipe:
     """SAC, arXiv:1812.05905, table 1, with one temperature learned: what makes our continuous datasets."""
     return Recipe("sac", {"hidden": (256, 256)})
