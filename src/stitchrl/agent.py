@@ -114,6 +114,11 @@ class Agent:
         result: np.ndarray = self._map(lambda p, o, _: functional_call(calls, p, (o, a)), x, None, prefixed).cpu().numpy()
         return result + log_scale
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The seeds' own generators of sampled actions, in the order of the seeds."""
+        return self._generators
+
     def seed_acting(self, number: int) -> None:
         """Restarts the generators of sampled actions, each from the number and its seed."""
         self._generators = [torch.Generator().manual_seed((number + seed) % 2**63) for seed in self.seeds]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -24,6 +25,7 @@ from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
 
 if TYPE_CHECKING:
+    from stitchrl.fine_tuning.continuation import OnlinePhase
     from stitchrl.evaluation.trust_checks import Provenance
     from stitchrl.evaluation.trust_report import Trust
 
@@ -71,6 +73,50 @@ def train(
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
     write_run_report(Path(run))
+    return result
+
+
+def finetune(
+    run: str | Path,
+    environment: str | None = None,
+    *,
+    steps: int | None = None,
+    into: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    online: OnlinePhase | Mapping[str, Any] | None = None,
+    training: Mapping[str, Any] | None = None,
+    evaluation: Mapping[str, Any] | None = None,
+    data: str | Path | Dataset | None = None,
+    logging: Logging | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Result:
+    """Returns the result of a run that goes on in an environment, written to the directory `into` (the run's own with `-finetune` at its end).
+
+    All that is not given is as the run had it: `environment`, `settings` of its algorithm, `training`, `evaluation` and where its log is, `data`.
+    `steps` are each seed's in the environment. Raises ConfigError, DataError, CheckpointError, DivergenceError (docs/finetune.md).
+    """
+    from stitchrl.core.settings import read_settings
+    from stitchrl.fine_tuning.continuation import OnlinePhase
+    from stitchrl.fine_tuning.online_phase import run_online
+    from stitchrl.fine_tuning.parent_run import read_parent
+
+    parent = read_parent(Path(run))
+    recorded, options = parent.environment
+    where = environment or recorded
+    if where is None:
+        raise ConfigError(f"{run}: names no environment; give one")
+    given = dict(training or {}) | ({} if steps is None else {"steps": steps})
+    source = parent.source if data is None or isinstance(data, Dataset) else str(data)
+    path = Path(into) if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
+    result = run_online(
+        parent, data if isinstance(data, Dataset) else load(source), path=path, source=source, environment=where,
+        environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online),
+        training=read_settings(Training, asdict(parent.training) | given, "training"),
+        evaluation=read_settings(Evaluation, asdict(parent.evaluation) | dict(evaluation or {}), "evaluation"),
+        logging=logging, resume=resume, overwrite=overwrite,
+    )  # fmt: skip
+    write_run_report(path)
     return result
 
 

@@ -26,6 +26,7 @@ VERBS = {
     "data validate": ("data", "validate", "what is wrong in a log, by episode, step and column; exit code 1 if anything is"),
     "data report": ("data", "report", "returns, coverage, quality and advice, as text, JSON and HTML"),
     "train": ("train", "train", "train an algorithm on a log, many seeds at once, into a run directory"),
+    "finetune": ("finetune", "finetune", "go on with a run in an environment, its log beside what its policy gathers"),
     "evaluate": ("evaluate", "evaluate", "roll a run's policies out in an environment"),
     "select": (
         "select",

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +17,6 @@ from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
 from stitchrl.core.errors import ConfigError, DivergenceError
 from stitchrl.core.files import write_json
-from stitchrl.core.frame_batch import named
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
@@ -35,6 +32,7 @@ from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.nn.vision import Encoder
 from stitchrl.training import checkpoint, compilation, run_directory
+from stitchrl.training.crash_report import crash_report
 from stitchrl.training.learner import Learner, Training
 from stitchrl.training.run_doctor import RunDoctor
 from stitchrl.training.trainer import Learning, listening, train
@@ -388,20 +386,3 @@ def operations(learner: Learner) -> float:
     )
     weights += sum(module.operations for module in learner.template.modules() if isinstance(module, Encoder))
     return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))
-
-
-def crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
-    """Writes what a divergence leaves behind: the batch that it met, and where the run can go on."""
-    from safetensors.torch import save_file
-
-    rows, index = learner.last_batch()
-    save_file({k: v.cpu().contiguous() for k, v in (named(rows) | {"index": index}).items()}, path / "crash_batch.safetensors")
-    report = {
-        "error": str(error),
-        "step": learner.step,
-        "seeds": list(learner.seeds),
-        "batch": "crash_batch.safetensors",
-        "time": time.time(),
-    }
-    report["last_checkpoint"] = max(checkpoint.steps(path / "checkpoints"), default=None)
-    write_json(path / "crash_report.json", report | {"command": sys.argv})

@@ -89,8 +89,10 @@ def best_evaluation(run: Run, measure: Measure) -> Evaluation | None:
 
 
 def online_episodes(run: Run) -> int:
-    """Episodes in the environment that the run's evaluations have used, over all seeds."""
-    return sum(e.returns.size for e in run.evaluations)
+    """Episodes in the environment that the run has used, over all seeds: its evaluations', those it learned from, and those of the run before it."""
+    gathered = run.metrics["online/episodes"].values[-1].sum() if "online/episodes" in run.metrics else 0
+    before = int((run.config.get("parent") or {}).get("online_episodes", 0))
+    return sum(e.returns.size for e in run.evaluations) + int(gathered) + before
 
 
 def short_number(value: float | None, digits: int | None = None) -> str:

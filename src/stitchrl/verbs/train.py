@@ -89,12 +89,13 @@ def _train(name: str, rest: list[str]) -> int:
     about = f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}."
     a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
     if a.print_config:
-        _print_config(name, a)
+        print_config(name, a)
         return 0
     return _run(name, a)
 
 
-def _print_config(name: str, a: Any) -> None:
+def print_config(name: str, a: Any) -> None:
+    """Prints the resolved flags of an algorithm's run."""
     from stitchrl.core.files import to_json_line
 
     shown = {"algorithm": name, **dataclasses.asdict(a)}
@@ -126,9 +127,7 @@ def _run(name: str, a: Any) -> int:
         )  # fmt: skip
     write_run_report(path)
     if result.signal is not None:
-        kept = "the checkpoint is complete, go on" if result.step else "nothing is learned yet, start"
-        print(f"{path}: stopped by a signal at step {result.step:,}; {kept} with --resume", file=sys.stderr)
-        return 128 + result.signal
+        return told_stop(path, result)
     if not a.logging.quiet:
         _tell(path, result)
     return 0

@@ -1,0 +1,151 @@
+"""The continuation of a run online: the learner it had, on batches of its log and of the steps that its own policies now take."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from stitchrl.agent import Agent
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import Count, Share
+from stitchrl.fine_tuning.gathering import Exploration, Gathering
+from stitchrl.training.blocks import BLOCK_STEPS
+from stitchrl.training.learner import Learner, Training
+
+
+@final
+@dataclass(frozen=True)
+class OnlinePhase:
+    """How a run learns from an environment. Steps are each seed's own."""
+
+    mixing: Share | None = None
+    """share of each batch from the log, the rest from the replay; 0: the replay alone; None: 0.5, symmetric sampling (Cal-QL, RLPD)"""
+    pour: bool = False
+    """instead of a share, draw from log and replay taken together, as though the log had been poured into the replay (IQL, AWAC)"""
+    warm_start: Count = 5_000
+    """steps that the policy takes before the first update (WSRL, arXiv:2412.07762)"""
+    steps_per_round: Count = 1
+    """environment steps between two rounds of updates"""
+    updates_per_round: Count = 1
+    """updates of a round; by steps_per_round: the update-to-data ratio"""
+    capacity: Count = 1_000_000
+    """steps that a seed's replay holds; then it overwrites its oldest. The log stays whole"""
+    optimizer: Literal["keep", "reset"] = "keep"
+    """moments of the optimizers: those of the offline phase, as IQL's and Cal-QL's code, or none"""
+    schedule: Literal["constant", "restart"] = "constant"
+    """learning rates that fall: constant at their first value, as IQL's code fine-tunes, or over the online updates anew (with optimizer reset)"""
+    exploration: Exploration = field(default_factory=Exploration)
+
+    def rows_from_log(self, batch_size: int) -> int | None:
+        """Returns the rows of each batch that are the log's; None where they are drawn from log and replay together."""
+        return None if self.pour else round((0.5 if self.mixing is None else self.mixing) * batch_size)
+
+    def updates(self, step: int) -> int:
+        """Returns the updates that are done after this many environment steps."""
+        return 0 if step < self.warm_start else self.updates_per_round * (1 + (step - self.warm_start) // self.steps_per_round)
+
+    def check(self, training: Training) -> None:
+        """Raises ConfigError for settings that contradict each other."""
+        if self.pour and self.mixing is not None:
+            raise ConfigError(f"mixing is {self.mixing:g} and pour is on: a poured log has no share of its own; give one of them")
+        if self.schedule == "restart" and self.optimizer == "keep":
+            raise ConfigError(
+                "schedule is restart and optimizer keep: a schedule counts the optimizer's updates; give --optimizer reset too"
+            )
+        if training.steps < self.warm_start:
+            raise ConfigError(
+                f"steps is {training.steps:,} and warm_start {self.warm_start:,}: nothing would be learned; take more steps or a shorter warm start"
+            )
+        rows = self.rows_from_log(training.batch_size)
+        if rows is not None and self.mixing != 0 and not 0 < rows < training.batch_size:
+            raise ConfigError(
+                f"mixing is {self.mixing or 0.5:g} of a batch of {training.batch_size}: {rows} of its rows are the log's; both parts need one"
+            )
+
+
+@final
+class Continuation:
+    """A learner that goes on: each step is one of every seed's environment, with the updates that are due after it."""
+
+    def __init__(self, learner: Learner, gathering: Gathering, online: OnlinePhase, training: Training) -> None:
+        self.learner, self.gathering, self.online, self.training = learner, gathering, online, training
+        self.step = 0
+
+    def advance(self) -> None:
+        """Takes one environment step of every seed, then a round of updates if it is due."""
+        self.gathering.step()
+        self.step += 1
+        while self.learner.step < self.online.updates(self.step):
+            if not self.learner.step:
+                self._refuse_empty()
+            self.learner.advance()
+
+    def _refuse_empty(self) -> None:
+        if not all(replay.size for replay in self.gathering.replays):
+            raise ConfigError(
+                f"{self.gathering.name}: no episode ended in the warm start of {self.step:,} steps, and this algorithm learns from whole episodes; "
+                "give a --warm-start longer than an episode"
+            )
+
+    def check(self) -> None:
+        """Raises DivergenceError if a loss or gradient was not finite."""
+        self.learner.check()
+
+    def read_metrics(self) -> dict[str, list[float]]:
+        """Returns means since the last call: losses and metrics of the algorithm, if any updates were due, and of the episodes that ended."""
+        return (
+            self.learner.read_metrics() | self.gathering.read() | {"online/updates": [float(self.learner.step)] * len(self.learner.seeds)}
+        )
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns everything that a step changes or reads, by name."""
+        return self.learner.tensors() | self.gathering.tensors()
+
+    def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
+        """Goes on from saved tensors."""
+        self.gathering.restore(tensors)  # first: the learner draws its present block again, from the rows there were
+        self.learner.restore(tensors, self.online.updates(step))
+        self.step = step
+
+
+def block_steps(online: OnlinePhase) -> int:
+    """Returns the updates drawn at a time: as many as divide a round, so that each round is drawn from all rows there are."""
+    return max(n for n in range(1, BLOCK_STEPS + 1) if online.updates_per_round % n == 0)
+
+
+def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePhase, where: str) -> None:
+    """Gives the learner a checkpoint's weights and, if they are kept, its optimizers' moments; raises ConfigError where they do not fit."""
+    groups = ("parameters/", "first_moments/", "second_moments/", "counts/")[: None if online.optimizer == "keep" else 1]
+    with torch.no_grad():
+        for name, own in learner.update.tensors().items():
+            if not name.startswith(groups):
+                continue
+            found = tensors.get(name)
+            if found is None or found.shape != own.shape or found.dtype != own.dtype:
+                there = "none" if found is None else f"{list(found.shape)} {found.dtype}"
+                raise ConfigError(
+                    f"{where}: the online phase needs '{name}' of {list(own.shape)} {own.dtype}, and the checkpoint has {there}; "
+                    "settings that make the networks, and --precision, must stay as they were"
+                )
+            own.copy_(found)
+    if online.schedule == "constant":
+        optimizers = learner.template.optimizers
+        learner.template.optimizers = {name: dataclasses.replace(adam, schedule="constant") for name, adam in optimizers.items()}
+
+
+def agent_of(learner: Learner, source: Agent) -> Agent:
+    """Returns the learner's policies, whose parameters go on changing with it, in the spaces and scales of the run's."""
+    return Agent(source.name, learner.template, learner.update.parameters, source.spec, source.transforms, source.seeds, source.categories)
+
+
+def settings_of(online: OnlinePhase, training: Training) -> dict[str, Any]:
+    """Returns what config.json says of the online phase, with what follows from it."""
+    return dataclasses.asdict(online) | {
+        "rows_from_log": online.rows_from_log(training.batch_size),
+        "updates": online.updates(training.steps),
+    }

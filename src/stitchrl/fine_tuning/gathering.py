@@ -1,0 +1,199 @@
+"""Gathering: each seed's policy acts in an environment of its own, and its steps become rows of its replay, as a log's would."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stitchrl.agent import Agent
+from stitchrl.core.batch import BatchKind
+from stitchrl.core.errors import DataError
+from stitchrl.core.randomness import stream_seed
+from stitchrl.core.settings import Fraction, NonNegative
+from stitchrl.core.spec import Discrete, Space
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.replay import Replay
+from stitchrl.data.sampling import rows_of
+from stitchrl.data.transforms import apply
+from stitchrl.environments.make import make
+
+SINGLE = frozenset({"observations", "actions", "rewards", "terminals", "next_observations"})  # known as soon as a step is taken
+
+
+@final
+@dataclass(frozen=True)
+class Exploration:
+    """How deterministic policies try other actions; stochastic ones are sampled."""
+
+    noise: NonNegative = 0.1
+    """standard deviation of Gaussian noise on real-valued actions, in units of a half action range (TD3's 0.1)"""
+    epsilon: Fraction = 0.05
+    """share of uniformly random integer actions"""
+
+
+@final
+@dataclass
+class Stage:
+    """One seed's environment and its episode in flight: what was seen, done and paid, in the task's units."""
+
+    environment: Any
+    seed: int
+    episode: int = 0
+    observations: list[np.ndarray] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    rewards: list[float] = field(default_factory=list)
+
+    def begin(self, observation: Space) -> None:
+        """Starts the episode of the present number, decided by it and the seed alone."""
+        number = np.random.SeedSequence((stream_seed(self.seed, "environment"), self.episode)).generate_state(1)[0]
+        first, _ = self.environment.reset(seed=int(number) % 2**31)
+        self.observations, self.actions, self.rewards = [as_logged(first, observation)], [], []
+
+    def step(self, action: np.ndarray, observation: Space) -> tuple[bool, bool]:
+        """Takes a step; returns whether the task ended and whether the clock did."""
+        seen, reward, terminated, truncated, _ = self.environment.step(int(action) if action.ndim == 0 else action)
+        self.observations.append(as_logged(seen, observation))
+        self.actions.append(action)
+        self.rewards.append(float(np.float32(reward)))
+        if not np.isfinite(self.rewards[-1]):
+            raise DataError(
+                f"the environment paid {reward} in episode {self.episode}, step {len(self.rewards) - 1}; rewards must be finite numbers"
+            )
+        return bool(terminated), bool(truncated)
+
+
+@final
+class Gathering:
+    """S stages, one a seed, and the replays that they fill. Timeouts are no terminals."""
+
+    def __init__(
+        self,
+        agent: Agent,
+        environment: str,
+        options: Mapping[str, Any],
+        kind: BatchKind,
+        exploration: Exploration,
+        replays: Sequence[Replay],
+    ) -> None:
+        self.agent, self.kind, self.exploration, self.replays = agent, kind, exploration, tuple(replays)
+        self.name = environment
+        self.stages = [Stage(make(environment, **options), seed) for seed in agent.seeds]
+        # a kind that needs what follows a step (the next action, the return to go) is given whole episodes
+        self.whole_episodes = not set(kind.columns(agent.spec)) <= SINGLE
+        self.finished: list[list[tuple[float, int]]] = [[] for _ in agent.seeds]  # return and length, since they were last told
+        for stage in self.stages:
+            stage.begin(agent.spec.observation)
+
+    def step(self) -> None:
+        """Every seed's policy takes one step; those whose episode ends begin the next."""
+        actions = self.choose()
+        for i, stage in enumerate(self.stages):
+            terminal, timeout = stage.step(actions[i], self.agent.spec.observation)
+            if not self.whole_episodes:
+                self.replays[i].extend(self.rows(stage, len(stage.actions) - 1, terminal))
+            if terminal or timeout:
+                if self.whole_episodes and (len(stage.actions) > 1 or terminal):
+                    self.replays[i].extend(self.rows(stage, 0, terminal))
+                self.finished[i].append((sum(stage.rewards), len(stage.rewards)))
+                stage.episode += 1
+                stage.begin(self.agent.spec.observation)
+
+    def choose(self) -> np.ndarray:
+        """Returns the next actions `[S, *A]` in the task's units: sampled, or with noise where the policy is deterministic."""
+        agent, space = self.agent, self.agent.spec.action
+        seen = np.stack([stage.observations[-1] for stage in self.stages])[:, None]  # [S, 1, *O]
+        if agent.stochastic:
+            return agent.act(seen, sampled=True)[:, 0]
+        actions = agent.act(seen)[:, 0]
+        generators = agent.generators
+        if isinstance(space, Discrete):
+            draws = torch.stack([torch.rand(2, generator=g, dtype=torch.float64) for g in generators]).numpy()
+            return np.where(draws[:, 0] < self.exploration.epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
+        noise = torch.stack([torch.randn(space.shape, generator=g) for g in generators]).numpy()
+        changed = np.clip(apply(agent.transforms, "actions", actions) + self.exploration.noise * noise, -1, 1)
+        for transform in reversed([t for t in agent.transforms if t.column == "actions"]):
+            changed = transform.inverse(changed)
+        return changed
+
+    def rows(self, stage: Stage, start: int, terminal: bool) -> Tensor:
+        """Returns the packed rows of a stage's steps from `start` to its last, exactly as a log of them is packed."""
+        spec, count = self.agent.spec, len(stage.actions) - start
+        ends = np.zeros((2, count), bool)
+        ends[0 if terminal else 1, -1] = True
+        kind = np.int64 if isinstance(spec.action, Discrete) else np.float32
+        columns = {
+            "observations": np.stack(stage.observations[start:-1]),
+            "actions": np.stack(stage.actions[start:]).astype(kind),
+            "rewards": np.array(stage.rewards[start:], np.float32),
+            "terminals": ends[0],
+            "timeouts": ends[1],
+        }
+        episode = Dataset(spec, columns, np.array([0, count]), stage.observations[-1][None], {"name": self.name})
+        rows = rows_of(episode, self.kind, self.agent.transforms, torch.device("cpu"), 1 << 62)
+        table, position = rows.gather(torch.arange(rows.size))
+        return table[position]
+
+    def read(self) -> dict[str, list[float]]:
+        """Returns means of return and length of each seed's episodes that ended since the last call, and the count of all that ended."""
+        metrics = {"online/episodes": [float(stage.episode) for stage in self.stages]}
+        if all(self.finished):
+            metrics["online/return"] = [float(np.mean([r for r, _ in episodes])) for episodes in self.finished]
+            metrics["online/length"] = [float(np.mean([n for _, n in episodes])) for episodes in self.finished]
+            for episodes in self.finished:
+                episodes.clear()
+        return metrics
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns replays, random states and episodes in flight by name. An episode is kept as its number and its actions: they bring it back."""
+        found: dict[str, Tensor] = {}
+        for i, stage in enumerate(self.stages):
+            found |= {f"replay/{i}/{name}": value for name, value in self.replays[i].tensors().items()}
+            found[f"acting/{i}"] = self.agent.generators[i].get_state()
+            found[f"stage/{i}/episode"] = torch.tensor(stage.episode)
+            found[f"stage/{i}/observation"] = torch.from_numpy(np.array(stage.observations[-1]))
+            found[f"stage/{i}/actions"] = torch.from_numpy(np.array(stage.actions))
+            found[f"stage/{i}/rewards"] = torch.tensor(stage.rewards, dtype=torch.float64)
+            found[f"stage/{i}/finished"] = torch.tensor(self.finished[i], dtype=torch.float64).reshape(-1, 2)
+        return found
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from saved tensors: each episode in flight is begun again and its actions repeated.
+
+        An environment that then is not where it was cannot be continued exactly: its episode is left as the clock would, with a warning.
+        """
+        for i, stage in enumerate(self.stages):
+            self.replays[i].restore({name: tensors[f"replay/{i}/{name}"] for name in ("rows", "next")})
+            self.agent.generators[i].set_state(tensors[f"acting/{i}"])
+            stage.episode = int(tensors[f"stage/{i}/episode"])
+            self.finished[i] = [(float(r), int(n)) for r, n in tensors[f"stage/{i}/finished"].tolist()]
+            if not self._repeat(stage, {name: tensors[f"stage/{i}/{name}"].numpy() for name in ("observation", "actions", "rewards")}):
+                warnings.warn(
+                    f"{self.name}: the episode in flight of seed {stage.seed} could not be brought back by repeating its actions; a new one is "
+                    "begun, so that this run is not exactly the uninterrupted one",
+                    stacklevel=2,
+                )
+                stage.episode += 1
+                stage.begin(self.agent.spec.observation)
+
+    def _repeat(self, stage: Stage, saved: Mapping[str, np.ndarray]) -> bool:
+        stage.begin(self.agent.spec.observation)
+        for action in saved["actions"]:
+            if any(stage.step(action, self.agent.spec.observation)):
+                return False
+        return np.array_equal(stage.observations[-1], saved["observation"]) and stage.rewards == saved["rewards"].tolist()
+
+    def close(self) -> None:
+        """Closes the environments."""
+        for stage in self.stages:
+            stage.environment.close()
+
+
+def as_logged(observation: Any, space: Space) -> np.ndarray:
+    """Returns an observation as a log of the space holds it."""
+    return np.asarray(observation, dtype=np.int64 if isinstance(space, Discrete) else space.dtype)

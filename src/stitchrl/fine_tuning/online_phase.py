@@ -1,0 +1,166 @@
+"""The online phase of a run: a run directory of its own, whose steps are those of an environment."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stitchrl import algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.alarms import alarms_of
+from stitchrl.core.errors import ConfigError, DivergenceError
+from stitchrl.core.files import write_json
+from stitchrl.core.records import Logging, Records
+from stitchrl.core.settings import check_settings, to_json
+from stitchrl.core.version import VERSION
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.replay import Mixture, Replay
+from stitchrl.data.sampling import row_width, rows_of
+from stitchrl.data.transforms import learner_spec
+from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.evaluation.value_sanity import limits_of, probe_of
+from stitchrl.experiment import (
+    Plan,
+    Result,
+    RunInProgress,
+    Show,
+    Warn,
+    device_of,
+    memory_limit,
+    operations,
+    prepare,
+    restore,
+)
+from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, agent_of, block_steps, carry_over, settings_of
+from stitchrl.fine_tuning.gathering import Gathering
+from stitchrl.fine_tuning.parent_run import Parent
+from stitchrl.report.records_reader import read_run
+from stitchrl.report.summary import online_episodes
+from stitchrl.training import compilation, run_directory
+from stitchrl.training.crash_report import crash_report
+from stitchrl.training.learner import Learner, Training
+from stitchrl.training.run_doctor import Limits, RunDoctor
+from stitchrl.training.trainer import listening
+
+
+def run_online(
+    parent: Parent,
+    dataset: Dataset,
+    *,
+    path: Path,
+    source: str,
+    environment: str,
+    environment_options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | Any = None,
+    training: Training | None = None,
+    online: OnlinePhase | None = None,
+    evaluation: Evaluation | None = None,
+    logging: Logging | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_change: Sequence[str] = (),
+    show: Show | None = None,
+    warn: Warn | None = None,
+) -> Result:
+    """Returns the result of a run that goes on in an environment, written to its own directory `path`.
+
+    `settings` are fields of the algorithm's config that the online phase changes. `training.steps` and its intervals are environment steps of
+    each seed. Signals, `show`, `warn`, `resume` and what raises are as in `run_experiment`.
+    """
+    online, logging, options = online or OnlinePhase(), logging or Logging(), dict(environment_options or {})
+    plan = parent.plan(settings or {}, training or parent.training, evaluation or parent.evaluation)
+    check_settings(online, "online")
+    check_settings(online.exploration, "exploration")
+    online.check(plan.training)
+    if path.resolve() == parent.path.resolve():
+        raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
+    parent.check_data(dataset, source)
+    source_agent = parent.policy()
+    judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
+    step, tensors = parent.checkpoint()
+    config = describe(parent, plan, online, source, environment, options, logging) | {"parent": {"path": str(parent.path), "step": step}}
+    config["parent"]["online_episodes"] = _episodes_used(parent)
+    with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
+        data, _ = prepare(dataset, plan)
+        learning = continuation(plan, online, data, source_agent, environment, options)
+        learner = learning.learner
+        carry_over(learner, tensors, online, str(parent.path))
+        torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
+        seconds = restore(learning, path / "checkpoints") if resume else 0.0
+        write_json(path / "config.json", config)
+        doctor = RunDoctor(_unbounded(limits_of(dataset, plan.settings, source_agent.transforms)), plan.seeds)
+        records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, source_agent.transforms)
+        run = RunInProgress(
+            plan, source_agent.spec, source_agent.transforms, learner, learning, judge, records, path, show, stop, doctor, probe, warn
+        )
+        run.categories = source_agent.categories
+        try:
+            if learning.step == 0 and records.evaluation_of(0) is None:
+                run.evaluate(0)  # what the run was worth before it went on
+            run.train()
+        except DivergenceError as error:
+            crash_report(path, learner, error)
+            raise
+        finally:
+            run.records.close()
+            learning.gathering.close()
+        run.agent().save(path / "policy")
+        return Result(path, run.agent(), learning.step, run.metrics, run.evaluation, stop.signal, tuple(alarms_of(run.changes)))
+
+
+def continuation(
+    plan: Plan, online: OnlinePhase, data: Dataset, source: Agent, environment: str, options: Mapping[str, Any]
+) -> Continuation:
+    """Returns a learner with first weights, its mixture of log and replays, and the stages that fill them."""
+    kind, _ = algorithms.find(plan.algorithm)
+    device, batch = device_of(plan.training.device), kind.batch_of(plan.settings)
+    inner = learner_spec(source.spec, source.transforms)
+    replays = [Replay(min(online.capacity, plan.training.steps), row_width(batch, inner), device) for _ in plan.seeds]
+    log = rows_of(data, batch, source.transforms, device, memory_limit(device))
+    rows = Mixture(log, replays, online.rows_from_log(plan.training.batch_size))
+    training = dataclasses.replace(plan.training, steps=online.updates(plan.training.steps))
+    learner = Learner(kind, plan.settings, inner, rows, plan.seeds, training, device, block_steps(online))
+    gathering = Gathering(agent_of(learner, source), environment, options, batch, online.exploration, replays)
+    return Continuation(learner, gathering, online, plan.training)
+
+
+def describe(
+    parent: Parent,
+    plan: Plan,
+    online: OnlinePhase,
+    source: str,
+    environment: str,
+    options: Mapping[str, Any],
+    logging: Logging,
+) -> dict[str, Any]:
+    """Returns the config.json of an online phase: the run's own, with what is changed, and what is only online."""
+    device = device_of(plan.training.device)
+    compiled, reason = compilation.choose(plan.training.compile, online.updates(plan.training.steps), device)
+    return parent.config | {
+        "version": VERSION,
+        "settings": to_json(plan.settings),
+        "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},
+        "evaluation": to_json(plan.evaluation),
+        "data": parent.config["data"] | {"source": source},
+        "environment": {"id": environment, "options": dict(options)},
+        "logging": to_json(logging),
+        "online": settings_of(online, plan.training),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+    }
+
+
+def _unbounded(limits: Limits) -> Limits:
+    """What a log paid bounds no policy that gathers steps of its own."""
+    return dataclasses.replace(limits, low=-math.inf, high=math.inf, best_logged=math.inf)
+
+
+def _episodes_used(parent: Parent) -> int:
+    """Episodes in an environment that the offline phase's evaluations used, over all seeds."""
+    return online_episodes(read_run(parent.path))

@@ -1,0 +1,119 @@
+"""The run that goes on: its settings, scales and newest checkpoint, and whether it can."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, final
+
+from torch import Tensor
+
+from stitchrl import agent, algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.errors import CheckpointError, ConfigError, DataError
+from stitchrl.core.files import read_json
+from stitchrl.core.settings import read_settings
+from stitchrl.core.spec import Box
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.experiment import Plan, Preprocessing, plan
+from stitchrl.training import checkpoint
+from stitchrl.training.learner import Training
+
+T = TypeVar("T")
+
+
+@final
+@dataclass(frozen=True)
+class Parent:
+    """A run as its files have it, but for its weights: they are read when they are needed."""
+
+    path: Path
+    config: dict[str, Any]
+    settings: Any
+    training: Training
+    evaluation: Evaluation
+    preprocessing: Preprocessing
+
+    @property
+    def algorithm(self) -> str:
+        return str(self.config["algorithm"])
+
+    @property
+    def source(self) -> str:
+        return str(self.config["data"]["source"])
+
+    @property
+    def environment(self) -> tuple[str | None, dict[str, Any]]:
+        """The environment that the run was evaluated in, and its options."""
+        described = self.config.get("environment") or {}
+        return described.get("id"), dict(described.get("options") or {})
+
+    def plan(self, settings: Mapping[str, Any] | Any, training: Training, evaluation: Evaluation) -> Plan:
+        """Returns the checked plan of the online phase: the run's own, with what is given in place of its settings."""
+        given = settings if not isinstance(settings, Mapping) else dataclasses.asdict(self.settings) | dict(settings)
+        seeds = [int(seed) for seed in self.config["seeds"]]
+        if training.precision != self.training.precision:
+            raise ConfigError(f"precision is {training.precision}; {self.path} learned in {self.training.precision}, and goes on in it")
+        return plan(self.algorithm, settings=given, seeds=seeds, training=training, preprocessing=self.preprocessing, evaluation=evaluation)
+
+    def policy(self) -> Agent:
+        """Returns the policy with its scales; raises CheckpointError where the run has none."""
+        if not (self.path / "policy" / "config.json").is_file():
+            raise CheckpointError(f"{self.path}: has no policy yet; let the run end, or go on with it by `stitchrl train … --resume`")
+        loaded = agent.load(self.path)
+        if isinstance(loaded.spec.observation, Box) and loaded.spec.observation.dtype == "uint8":
+            raise ConfigError(f"{self.path}: learned from images, of which a replay does not hold enough; fine-tune a run on numbers")
+        return loaded
+
+    def checkpoint(self) -> tuple[int, dict[str, Tensor]]:
+        """Returns step and tensors of the newest whole checkpoint; raises CheckpointError where there is none."""
+        directory = self.path / "checkpoints"
+        if not checkpoint.steps(directory):
+            raise CheckpointError(
+                f"{self.path}: has no checkpoint, and a policy alone has no critic to go on with; train it with --save-every, or keep checkpoints/"
+            )
+        tensors, extra = checkpoint.load_newest(directory)
+        return int(extra["step"]), tensors
+
+    def check_data(self, dataset: Dataset, source: str) -> None:
+        """Raises DataError for a log that is not the one that the run learned from."""
+        if dataset.fingerprint() != self.config["data"]["fingerprint"]:
+            raise DataError(
+                f"{source}: not the log that {self.path} learned from ({self.config['data']['name']}, {self.config['data']['steps']:,} steps): "
+                "its fingerprint is another; give that log with --data"
+            )
+
+
+def read_parent(path: Path) -> Parent:
+    """Returns the run in a directory; raises CheckpointError where it is none, ConfigError for an algorithm that cannot go on online."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such run directory; expected one written by `stitchrl train`")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict) or not {"format", "algorithm", "settings", "training", "seeds", "data", "evaluation"} <= set(config):
+        raise CheckpointError(f"{path}/config.json: not a run's; expected a directory written by `stitchrl train`")
+    kind, settings = algorithms.find(config["algorithm"])
+    if not kind.fine_tunes:
+        able = [name for name in algorithms.names() if algorithms.find(name)[0].fine_tunes]
+        raise ConfigError(
+            f"{path}: '{config['algorithm']}' has no critic that could learn from an environment; fine-tune a run of {', '.join(able)}"
+        )
+    if "parent" in config:
+        raise ConfigError(
+            f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by --resume and --allow-change training.steps"
+        )
+    return Parent(
+        path,
+        config,
+        read_settings(settings, config["settings"], f"{path}/config.json"),
+        _known(Training, config["training"], path),
+        _known(Evaluation, config["evaluation"], path),
+        _known(Preprocessing, config.get("preprocessing", {}), path),
+    )
+
+
+def _known(kind: type[T], values: Mapping[str, Any], path: Path) -> T:
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    return read_settings(kind, {name: value for name, value in values.items() if name in names}, f"{path}/config.json")

@@ -1,0 +1,113 @@
+"""`stitchrl finetune`: a run goes on in an environment."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar, final
+
+import tyro
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.records import Logging
+from stitchrl.data.sources.tables import TableSchema
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.fine_tuning.continuation import OnlinePhase
+from stitchrl.training.learner import Training
+from stitchrl.verbs.flags import parse
+
+PROG = "stitchrl finetune"
+Settings = TypeVar("Settings")
+
+
+@final
+@dataclass(frozen=True)
+class Finetune(Generic[Settings]):
+    """Flags of `finetune`; all that is not given is as the run had it."""
+
+    settings: Settings
+    training: tyro.conf.OmitArgPrefixes[Training]
+    evaluation: Evaluation
+    online: tyro.conf.OmitArgPrefixes[OnlinePhase] = field(default_factory=OnlinePhase)
+    env: str = "auto"
+    """environment to go on in; auto: the one that the run was evaluated in"""
+    data: str | None = None
+    """where the run's log is now, if it was moved"""
+    schema: Path | None = None
+    """JSON or TOML file with the columns of a table (CSV, Parquet)"""
+    table: TableSchema = field(default_factory=TableSchema)
+    """the same as flags"""
+    logging: Logging = field(default_factory=Logging)
+    run: str | None = None
+    """new run directory; default: the run's own with -finetune at its end"""
+    resume: bool = False
+    """go on from the newest complete checkpoint of the new run"""
+    overwrite: bool = False
+    """replace the run that is there"""
+    allow_change: tuple[str, ...] = ()
+    """settings that may differ on --resume, such as training.steps"""
+    print_config: bool = False
+    """print the resolved settings and stop"""
+
+
+def finetune(arguments: Sequence[str]) -> int:
+    """Goes on with a run in an environment."""
+    if not arguments or arguments[0].startswith("-"):
+        if not arguments or arguments[0] not in ("-h", "--help"):
+            raise ConfigError(f"{PROG}: name a run first: {PROG} runs/NAME --env ENVIRONMENT --steps N")
+        print(
+            f"usage: {PROG} RUN --env ENVIRONMENT --steps N [options]\n\n{PROG} RUN --help tells the options, with the run's own settings"
+        )
+        return 0
+    from stitchrl.fine_tuning.parent_run import read_parent
+    from stitchrl.verbs.train import print_config
+
+    parent = read_parent(Path(arguments[0]))
+    default = Finetune(parent.settings, parent.training, parent.evaluation)
+    about = f"Go on with {parent.path} ({parent.algorithm} on {parent.config['data']['name']}) in an environment, into a run directory of its own."
+    a = parse(Finetune[type(parent.settings)], arguments[1:], f"{PROG} RUN", about, default=default)  # type: ignore[misc]
+    if a.print_config:
+        print_config(parent.algorithm, a)
+        return 0
+    return _run(parent, a)
+
+
+def _run(parent: Any, a: Any) -> int:
+    from stitchrl.fine_tuning.online_phase import run_online
+    from stitchrl.recipes import datasets
+    from stitchrl.report.run import write_run_report
+    from stitchrl.verbs.data import table_options
+    from stitchrl.verbs.progress import Progress
+    from stitchrl.verbs.train import told_stop
+
+    recorded, options = parent.environment
+    environment = recorded if a.env == "auto" else a.env
+    if environment is None:
+        raise ConfigError(f"{PROG}: {parent.path} names no environment; give one with --env")
+    source = a.data or parent.source
+    dataset = datasets.load(source, **table_options(a.schema, a.table))
+    path = Path(a.run) if a.run else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
+    with Progress(f"{parent.algorithm} in {environment}", quiet=a.logging.quiet) as progress:
+        result = run_online(
+            parent, dataset, path=path, source=source, environment=environment,
+            environment_options=options if environment == recorded else {}, settings=a.settings, training=a.training, online=a.online,
+            evaluation=a.evaluation, logging=a.logging, resume=a.resume, overwrite=a.overwrite, allow_change=a.allow_change, show=progress,
+            warn=progress.warning(),
+        )  # fmt: skip
+    write_run_report(path)
+    if result.signal is not None:
+        return told_stop(path, result)
+    if not a.logging.quiet:
+        _tell(path, result)
+    return 0
+
+
+def _tell(path: Path, result: Any) -> None:
+    from stitchrl.report.records_reader import read_run
+
+    means = [(e.step, float(e.returns.mean())) for e in read_run(path).evaluations]
+    words = "; ".join(f"return {value:.4g} at step {step:,}" for step, value in (means[:1] + means[-1:] if len(means) > 1 else means))
+    alarms = "".join(f"; ALARM: {alarm.sentence}" for alarm in result.alarms)
+    print(f"{path}: {result.step:,} steps in the environment; {words}{alarms}\nreport: {path / 'report.html'}", file=sys.stdout)
