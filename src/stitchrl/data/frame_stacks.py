@@ -5,7 +5,7 @@ The first frame of an episode is repeated where a stack would begin before it, a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -108,6 +108,14 @@ def episode_frames(dataset: Dataset) -> Array:
     return np.asarray(np.arange(ends[-1]) + np.repeat(final.first - (ends - counts), counts))
 
 
+def frames_in_order(dataset: Dataset) -> Array:
+    """Returns the frames `[N + E, *F]` of a log whose frames are stored once, episode by episode: themselves where they lie so already."""
+    stacks = cast(FrameStacks, dataset.observations)
+    positions = episode_frames(dataset)
+    whole = len(positions) == len(stacks.frames) and np.array_equal(positions, np.arange(len(positions)))
+    return stacks.frames if whole else np.asarray(stacks.frames[positions])
+
+
 def stack_frames(dataset: Dataset, depth: int = 4) -> Dataset:
     """Returns a log of single frames with observations of `depth` stacked ones, oldest first, never across the start of an episode.
 
@@ -121,7 +129,27 @@ def stack_frames(dataset: Dataset, depth: int = 4) -> Dataset:
     frames = frames_one_by_one(dataset)
     seen, final = stacks_of_episodes(frames, dataset.offsets, depth)
     spec = Spec(Box((depth, *space.shape), (0.0,), (255.0,), "uint8"), dataset.spec.action)
-    return Dataset(spec, {**dataset.columns, "observations": seen}, dataset.offsets, final, {**dataset.metadata, "frame_stack": depth})
+    return Dataset(spec, {**dataset.columns, "observations": seen}, dataset.offsets, final, dataset.metadata)
+
+
+def join_frames(episodes: Sequence[Mapping[str, Array]], spec: Spec, depth: int) -> Dataset:
+    """Returns episodes as `Dataset.from_episodes` takes them, with single frames `[T + 1, *F]` as observations, in a log of their stacks."""
+    shown = [{**episode, "observations": np.zeros((len(episode["observations"]), 1), np.float32)} for episode in episodes]
+    log = Dataset.from_episodes(shown, Spec(Box((1,)), spec.action))
+    seen, final = stacks_of_episodes(np.concatenate([episode["observations"] for episode in episodes]), log.offsets, depth)
+    return Dataset(spec, {**log.columns, "observations": seen}, log.offsets, final, log.metadata)
+
+
+def cut_observations(dataset: Dataset, steps: int, episode: int) -> tuple[Array, Array]:
+    """Returns the observations of a log's first `steps` steps, which end within `episode`, and the final ones of its episodes till then."""
+    stacks = frames_of(dataset)
+    if stacks is not None:
+        ends = cast(FrameStacks, dataset.final_observations)
+        newest = np.append(ends.newest[:episode], stacks.newest[steps - 1] + 1)
+        final = FrameStacks(stacks.frames, newest, ends.first[: episode + 1], stacks.depth)
+        return cast(Array, stacks.take(slice(0, steps))), cast(Array, final)
+    last = dataset.next_observations([steps - 1])
+    return dataset.observations[:steps].copy(), np.concatenate([dataset.final_observations[:episode], last])
 
 
 def single_frames(dataset: Dataset) -> Dataset:
@@ -129,9 +157,9 @@ def single_frames(dataset: Dataset) -> Dataset:
     stacks, space = frames_of(dataset), dataset.spec.observation
     assert stacks is not None and isinstance(space, Box)
     final = cast(FrameStacks, dataset.final_observations)
-    columns = {**dataset.columns, "observations": stacks.frames[stacks.newest]}
+    columns = {**dataset.columns, "observations": np.asarray(stacks.frames[stacks.newest])}
     spec = Spec(Box(space.shape[1:], space.low, space.high, "uint8"), dataset.spec.action)
-    return Dataset(spec, columns, dataset.offsets, stacks.frames[final.newest], dataset.metadata)
+    return Dataset(spec, columns, dataset.offsets, np.asarray(stacks.frames[final.newest]), dataset.metadata)
 
 
 def frames_one_by_one(dataset: Dataset) -> Array:
@@ -160,5 +188,5 @@ def concatenate_columns(parts: Sequence[Dataset]) -> tuple[Array, Array]:
         )
         seen, final = (cast(Array, x) for x in joined)
         return seen, final
-    frames = np.concatenate([s.frames[episode_frames(p)] for s, p in zip(known, parts, strict=True)])
+    frames = np.concatenate([frames_in_order(part) for part in parts])
     return stacks_of_episodes(frames, offsets, known[0].depth)

@@ -16,6 +16,7 @@ import numpy as np
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.frame_stacks import frames_in_order, frames_of, stacks_of_episodes
 from stitchrl.data.npy import open_npy
 
 FORMAT = "stitchrl-dataset"
@@ -63,6 +64,9 @@ def save_dataset(dataset: Dataset, directory: Path, overwrite: bool = False) -> 
         "columns": files,
         "metadata": dataset.metadata,
     }
+    stacks = frames_of(dataset)
+    if stacks is not None:  # the column's file holds its frames, each once, those of the final observations among them
+        record["frame_stack"] = stacks.depth
     try:
         text = json.dumps(record, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -74,9 +78,11 @@ def save_dataset(dataset: Dataset, directory: Path, overwrite: bool = False) -> 
         raise DataError(f"{directory}: cannot be written ({error.strerror})") from None
     try:
         for name, column in dataset.columns.items():
-            _write_npy(temporary / files[name], column)
+            frames = stacks is not None and name == "observations"
+            _write_npy(temporary / files[name], frames_in_order(dataset) if frames else column)
         _write_npy(temporary / "offsets.npy", dataset.offsets)
-        _write_npy(temporary / "final_observations.npy", dataset.final_observations)
+        if stacks is None:
+            _write_npy(temporary / "final_observations.npy", dataset.final_observations)
         (temporary / "dataset.json").write_text(text + "\n", encoding="utf-8")
         temporary.chmod(0o755)
         _move_into_place(temporary, directory)
@@ -105,10 +111,13 @@ def open_dataset(directory: Path) -> Dataset:
             )
         columns[name] = open_npy(directory / file, f"{where}/{file}")
     offsets = np.array(open_npy(directory / "offsets.npy", f"{where}/offsets.npy"))
-    final = open_npy(directory / "final_observations.npy", f"{where}/final_observations.npy")
-    if offsets.dtype != np.int64:
-        raise DataError(f"{where}/offsets.npy: {offsets.dtype}; expected int64")
+    if offsets.dtype != np.int64 or offsets.ndim != 1 or len(offsets) < 2 or (np.diff(offsets) < 1).any():
+        raise DataError(f"{where}/offsets.npy: {offsets.dtype} {list(offsets.shape)}; expected int64 that rise from 0")
     try:
+        if "frame_stack" in record:
+            columns["observations"], final = _stacked(columns.get("observations"), offsets, record["frame_stack"])
+        else:
+            final = open_npy(directory / "final_observations.npy", f"{where}/final_observations.npy")
         dataset = Dataset(spec, columns, offsets, final, record["metadata"])
         _check_ends(dataset)
     except DataError as error:
@@ -155,12 +164,19 @@ def _read_record(directory: Path) -> dict[str, Any]:
         raise DataError(
             f"{where}: format version {str(record.get('version'))[:20]}; this release reads version {VERSION}. Upgrade stitchrl"
         )
-    if set(record) != _KEYS:
-        odd = ", ".join(sorted(x[:40] for x in set(record) ^ _KEYS))
+    if set(record) - {"frame_stack"} != _KEYS:
+        odd = ", ".join(sorted(x[:40] for x in (set(record) - {"frame_stack"}) ^ _KEYS))
         raise DataError(f"{where}: unknown or missing keys: {odd[:200]}")
     if not isinstance(record["metadata"], dict) or not isinstance(record["spec"], dict):
         raise DataError(f"{where}: 'metadata' and 'spec' must be objects {{…}}")
     return record
+
+
+def _stacked(frames: Any, offsets: Any, depth: Any) -> Any:
+    """Observations and final observations of frames that are stored once."""
+    if frames is None or not isinstance(depth, int) or not 1 <= depth <= 1_000:
+        raise DataError(f"'frame_stack' is {str(depth)[:20]}; expected the number of frames to an observation, and a column 'observations'")
+    return stacks_of_episodes(frames, offsets, depth)
 
 
 def _check_ends(dataset: Dataset) -> None:

@@ -12,6 +12,8 @@ import numpy as np
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Discrete, Space, Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.frame_stacks import cut_observations, join_frames
+from stitchrl.environments.atari import frame_stack
 from stitchrl.environments.behaviours import Behaviour
 from stitchrl.environments.make import make, mdp_of, spec_of
 
@@ -106,6 +108,7 @@ class _Walk:
         self, environment: str, options: dict[str, Any], first: Any, spec: Spec, behaviour: Behaviour, seed: int, parallel: int
     ) -> None:
         self.spec, self.behaviour, self.seed = spec, behaviour, seed
+        self.depth = frame_stack(first)
         self.worlds = [first] + [make(environment, **options) for _ in range(parallel - 1)]
 
     def collect(self, episodes: int | None, steps: int | None) -> Dataset:
@@ -122,7 +125,7 @@ class _Walk:
         finally:
             for world in self.worlds[1:]:
                 world.close()
-        return Dataset.from_episodes(found, self.spec)
+        return Dataset.from_episodes(found, self.spec) if self.depth is None else join_frames(found, self.spec, self.depth)
 
     def _block(self, block: int, count: int) -> list[dict[str, Array]]:
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, 1, block]))
@@ -130,7 +133,7 @@ class _Walk:
         seeds = [int(np.random.SeedSequence([self.seed, 0, first + i]).generate_state(1)[0]) for i in range(count)]
         worlds = self.worlds[:count]
         seen = _rows([world.reset(seed=s)[0] for world, s in zip(worlds, seeds, strict=True)], self.spec.observation)
-        logs = [_Episode(row.copy()) for row in seen]  # `seen` is written over, step by step
+        logs = [_Episode(row.copy(), self.depth is not None) for row in seen]  # `seen` is written over, step by step
         self.behaviour.reset(np.ones(count, np.bool_))
         running = np.ones(count, np.bool_)
         for _ in range(_ENDLESS):
@@ -154,13 +157,14 @@ class _Walk:
 class _Episode:
     """The steps of one episode, as they come."""
 
-    def __init__(self, observation: Array) -> None:
-        self.observations: list[Array] = [observation]
+    def __init__(self, observation: Array, stacked: bool = False) -> None:
+        self.stacked = stacked  # of each stack of frames only the newest is kept: the others were kept before it
+        self.observations: list[Array] = [self._kept(observation)]
         self.steps: dict[str, list[Any]] = {}
 
     def add(self, following: Array, action: Array, result: tuple[Any, ...], log_probability: float | None, policy_id: int | None) -> None:
         _, reward, terminal, timeout, info = result
-        self.observations.append(following)
+        self.observations.append(self._kept(following))
         values = {"actions": action, "rewards": reward, "terminals": bool(terminal), "timeouts": bool(timeout) and not terminal}
         if log_probability is not None:
             values["behaviour_log_probabilities"] = log_probability
@@ -171,6 +175,9 @@ class _Episode:
             values["infos/success"] = bool(success)
         for name, value in values.items():
             self.steps.setdefault(name, []).append(value)
+
+    def _kept(self, observation: Array) -> Array:
+        return observation[-1].copy() if self.stacked else observation
 
     def columns(self) -> dict[str, Array]:
         dtypes = {"rewards": np.float32, "behaviour_log_probabilities": np.float32, "infos/policy_id": np.int64}
@@ -188,9 +195,8 @@ def _rows(values: Any, space: Space) -> Array:
 def _cut(log: Dataset, steps: int) -> Dataset:
     """The first `steps` steps; the episode in which they end is closed by a timeout, unless it ends there by itself."""
     episode = int(log.episode_of(steps - 1))
-    final = log.final_observations[: episode + 1].copy()
-    final[episode] = log.next_observations([steps - 1])[0]
-    columns = {name: column[:steps].copy() for name, column in log.columns.items()}
+    columns = {name: column[:steps].copy() for name, column in log.columns.items() if name != "observations"}
+    columns["observations"], final = cut_observations(log, steps, episode)
     columns["timeouts"][-1] = not columns["terminals"][-1]
     offsets = np.append(log.offsets[: episode + 1], steps)
     return Dataset(log.spec, columns, offsets, final, log.metadata)
@@ -199,6 +205,8 @@ def _cut(log: Dataset, steps: int) -> Dataset:
 def _provenance(environment: str, behaviour: Behaviour, seed: int, episodes: int | None, steps: int | None) -> dict[str, Any]:
     packages = {"gymnasium", "numpy"}
     packages |= {"gymnasium-robotics", "mujoco"} if environment.startswith(("PointMaze", "AntMaze", "Adroit", "Fetch")) else set()
+    packages |= {"ale-py", "opencv-python-headless"} if environment.startswith("ALE/") else set()
+    packages |= {"highway-env"} if "ighway" in environment else set()
     packages |= {"icu-sepsis"} if "Sepsis" in environment else set()
     versions = {"python": sys.version.split()[0]}
     for package in sorted(packages | ({"mujoco"} if "mujoco" in sys.modules else set())):

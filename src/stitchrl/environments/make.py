@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Space, Spec
+from stitchrl.environments.atari import DEFAULTS, is_atari, open_atari
 
 if TYPE_CHECKING:
     import gymnasium
@@ -36,7 +37,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("HandReach", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
     ("FrankaKitchen", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
     ("Sepsis/", "icu_sepsis", "pip install icu-sepsis"),
-    ("ALE/", "ale_py", "pip install ale-py"),
+    ("ALE/", "ale_py", "pip install ale-py opencv-python-headless"),
     ("MiniGrid-", "minigrid", "pip install minigrid"),
     ("BabyAI-", "minigrid", "pip install minigrid"),
     ("MinAtar/", "minatar", "pip install minatar"),
@@ -63,6 +64,7 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
 
     Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0), Gymnasium's, and those
     of installed packages.
+    Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the
     nearest id, the package to install, or the options that exist.
     """
@@ -71,6 +73,8 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     _register_tasks()
     _import_package(id)
     try:
+        if is_atari(id, options):
+            return open_atari(id, options)
         environment = gymnasium.make(id, disable_env_checker=True, **options)
     except ConfigError:
         raise
@@ -224,6 +228,7 @@ def _wrong_option(id: str, options: dict[str, Any], error: TypeError) -> ConfigE
     elif id in gymnasium.registry and (entry := gymnasium.registry[id].entry_point) is not None:
         load = gymnasium.envs.registration.load_env_creator
         known |= set(inspect.signature(load(entry) if isinstance(entry, str) else entry).parameters) - {"kwargs", "self"}
+        known |= set(DEFAULTS) if is_atari(id, options) else set()
     odd = sorted(set(options) - known)
     if odd:
         near = difflib.get_close_matches(odd[0], known, n=1)

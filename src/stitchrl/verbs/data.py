@@ -43,6 +43,8 @@ class Convert:
     output: Annotated[Path, tyro.conf.arg(name="to")] = Path()
     """where to write: by suffix .npz, .hdf5, .parquet, .csv; without a suffix a directory that opens memory-mapped"""
     format: Literal["suffix", "minari"] = "suffix"
+    frame_stack: int | None = None
+    """of a log whose observations are single frames: stack so many to an observation; each is stored once all the same"""
 
 
 @final
@@ -124,6 +126,10 @@ def convert(arguments: Sequence[str]) -> int:
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
     dataset = _load(a.source)
+    if a.frame_stack is not None:
+        from stitchrl.data.frame_stacks import stack_frames
+
+        dataset = stack_frames(dataset, a.frame_stack)
     _write(dataset, a.output, a.format)
     print(f"{a.output}: {len(dataset):,} steps in {dataset.episodes:,} episodes")
     return 0

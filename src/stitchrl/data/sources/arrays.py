@@ -14,9 +14,10 @@ from typing import Any, Literal
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Spec
+from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.columns import Array, flag_column, integer_column
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.frame_stacks import frames_of, single_frames, stack_frames
 from stitchrl.data.storage import parse_json
 
 OWN_RECORD = "stitchrl_json"  # a uint8 column of JSON: spec and metadata, in files that this library wrote
@@ -73,7 +74,11 @@ def read(
 
 def columns_of(dataset: Dataset, next_observations: bool = False) -> dict[str, Array]:
     """Returns the columns from which `read` makes the same dataset again, for writers of flat files."""
-    record = json.dumps({"spec": dataset.spec.to_json(), "metadata": dataset.metadata}, allow_nan=False)
+    told: dict[str, Any] = {"spec": dataset.spec.to_json(), "metadata": dataset.metadata}
+    stacks = frames_of(dataset)
+    if stacks is not None and not next_observations:  # each frame once
+        told, dataset = told | {"frame_stack": stacks.depth}, single_frames(dataset)
+    record = json.dumps(told, allow_nan=False)
     columns = dict(dataset.columns)
     if next_observations:
         columns["next_observations"] = dataset.next_observations()
@@ -94,7 +99,11 @@ def _read(
     metadata: dict[str, Any],
 ) -> Dataset:
     if OWN_RECORD in shapes:
-        spec, metadata = _own_record(arrays[OWN_RECORD], spec, metadata)
+        spec, metadata, depth = _own_record(arrays[OWN_RECORD], spec, metadata)
+        if depth is not None:
+            single = {name: arrays[name] for name in shapes if name != OWN_RECORD}
+            own_shapes = {name: shapes[name] for name in single}
+            return stack_frames(_read(single, own_shapes, layout, infos, _unstacked(spec), transitions, episode_length, metadata), depth)
     found = _find_names(shapes)
     columns = {name: np.asanyarray(arrays[actual]) for name, actual in found.items()}
     observations = columns["observations"]
@@ -158,16 +167,29 @@ def _find_names(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
     return found
 
 
-def _own_record(values: Array, spec: Spec | None, metadata: dict[str, Any]) -> tuple[Spec | None, dict[str, Any]]:
+def _own_record(values: Array, spec: Spec | None, metadata: dict[str, Any]) -> tuple[Spec | None, dict[str, Any], int | None]:
     if values.dtype != np.uint8 or values.ndim != 1 or len(values) > 1 << 24:
         raise DataError(f"'{OWN_RECORD}' is not a column of bytes; the file is damaged")
     record = parse_json(values.tobytes(), OWN_RECORD)
-    if set(record) != {"spec", "metadata"} or not isinstance(record["metadata"], dict) or not isinstance(record["spec"], dict):
+    if (
+        set(record) - {"frame_stack"} != {"spec", "metadata"}
+        or not isinstance(record["metadata"], dict)
+        or not isinstance(record["spec"], dict)
+    ):
         raise DataError(f"'{OWN_RECORD}' must hold spec and metadata; the file is damaged")
+    stack = record.get("frame_stack")
     try:
-        return spec or Spec.from_json(record["spec"]), record["metadata"] | metadata
+        return spec or Spec.from_json(record["spec"]), record["metadata"] | metadata, None if stack is None else int(stack)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"'{OWN_RECORD}': spec is not understood ({str(error)[:120]})") from None
+
+
+def _unstacked(spec: Spec | None) -> Spec | None:
+    """The spaces of a log before its frames were stacked."""
+    if spec is None or isinstance(spec.observation, Discrete):
+        return spec
+    seen = spec.observation
+    return Spec(Box(seen.shape[1:], seen.low, seen.high, seen.dtype), spec.action)
 
 
 def _choose_infos(
