@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -14,8 +14,8 @@ from stitchrl import agent, algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import read_json
-from stitchrl.core.records import Logging
 from stitchrl.core.goals import GoalDrawing
+from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.rollout import Rollout, rollout
@@ -25,9 +25,10 @@ from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
 
 if TYPE_CHECKING:
-    from stitchrl.fine_tuning.continuation import OnlinePhase
+    from stitchrl.evaluation.evidence import Target
     from stitchrl.evaluation.trust_checks import Provenance
     from stitchrl.evaluation.trust_report import Trust
+    from stitchrl.fine_tuning.continuation import OnlinePhase
 
 
 def load(data: str | Path, **options: Any) -> Dataset:
@@ -149,35 +150,67 @@ def trust(
     quick: bool = False,
     subgroups: Sequence[str] = (),
     loggers: str = "infos/policy_id",
+    return_range: tuple[float, float] | None = None,
+    largest_weight: float | None = None,
+    before: str | Path | Agent | None = None,
     command: str | None = None,
 ) -> Trust:
     """Returns what a log says of a policy, and how far to believe it: verdict, checks, estimates with intervals (docs/trust.md).
 
     `seed` is one of the policy's (the first unless told). `discount` is the learner's unless told. Where the log is the one that the run learned
-    from, the episodes that the run held out are judged on; it says so where there are none. Raises DataError, ConfigError, CheckpointError.
+    from, the episodes that the run held out are judged on; it says so where there are none. `return_range` and `largest_weight` are what is known
+    of an episode's discounted return and of its weight. `before` is another policy, judged on the same episodes with the same discount: its numbers
+    and the paired difference stand beside the first one's. Raises DataError, ConfigError, CheckpointError.
     """
-    from stitchrl.evaluation.crossfit import check_target  # these load scipy and more, which training does not need
-    from stitchrl.evaluation.evidence import AgentTarget, in_spaces_of
+    from stitchrl.evaluation.before_after import with_before  # these load scipy and more, which training does not need
+    from stitchrl.evaluation.evidence import in_spaces_of
     from stitchrl.evaluation.trust_report import Question
     from stitchrl.evaluation.trust_report import trust as judge
-    from stitchrl.evaluation.value_sanity import value_sanity
 
-    acting = policy if isinstance(policy, Agent) else load_policy(policy)
-    dataset = in_spaces_of(acting.spec, data if isinstance(data, Dataset) else load(data))
-    run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
-    target = AgentTarget(acting, seed, sampled=sampled)
-    check_target(dataset, target)
-    own = getattr(acting.config, "discount", None)
+    both = [policy] if before is None else [policy, before]
+    agents = [one if isinstance(one, Agent) else load_policy(one) for one in both]
+    dataset = in_spaces_of(agents[0].spec, data if isinstance(data, Dataset) else load(data))
+    own = getattr(agents[0].config, "discount", None)
     used = (
         discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or _discount_of(dataset))
     )
+    sides = [_side(one, acting, dataset, seed, sampled) for one, acting in zip(both, agents, strict=True)]
+    # what a run holds out of a log is part of what it would hold out were it to hold out more: the smallest part is held out of all
+    judged_on = min((side.judged_on for side in sides), key=lambda held_out: held_out.episodes)
+    found: list[Trust] = []
+    for side in sides:
+        question = Question(
+            float(used), clock, level, random_seed, quick, tuple(subgroups), loggers, side.trained_on, side.provenance,
+            path=None if side.run is None else str(side.run), command=command, return_range=return_range, largest_weight=largest_weight,
+            **side.sanity,
+        )  # fmt: skip
+        found.append(judge(judged_on, side.target, question, other=found[0] if found else None))
+    return found[0] if before is None else with_before(*found)
+
+
+@final
+@dataclass(frozen=True)
+class _Side:
+    """A policy to judge, the episodes that it learned from (where they are known to be others), and those that may judge it."""
+
+    target: Target
+    run: Path | None
+    trained_on: Dataset | None
+    judged_on: Dataset
+    provenance: Provenance
+    sanity: Mapping[str, Any]
+
+
+def _side(policy: str | Path | Agent, acting: Agent, dataset: Dataset, seed: int | None, sampled: bool) -> _Side:
+    from stitchrl.evaluation.crossfit import check_target
+    from stitchrl.evaluation.evidence import AgentTarget
+    from stitchrl.evaluation.value_sanity import value_sanity
+
+    run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
+    target = AgentTarget(acting, seed, sampled=sampled)
+    check_target(dataset, target)
     config = read_json(run / "config.json") if run is not None else {}
-    trained_on, judged_on, provenance = _origin(config, run, dataset)
-    question = Question(
-        float(used), clock, level, random_seed, quick, tuple(subgroups), loggers, trained_on, provenance, path=None if run is None else str(run),
-        command=command, **({} if run is None else {"sanity": value_sanity(run, dataset)}),
-    )  # fmt: skip
-    return judge(judged_on, target, question)
+    return _Side(target, run, *_origin(config, run, dataset), {} if run is None else {"sanity": value_sanity(run, dataset)})
 
 
 def _discount_of(dataset: Dataset) -> float:
@@ -191,16 +224,17 @@ def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tu
     from stitchrl.report.records_reader import read_run
     from stitchrl.report.summary import online_episodes
 
-    if run is None or not config:
+    if run is None or "data" not in config:
         return None, dataset, Provenance("unknown", None)
-    online = online_episodes(read_run(run))
+    online = online_episodes(read_run(run))  # an online phase's: also those of the run before it; the steps it learned from are told too
+    own = int(config["training"]["steps"]) if "online" in config else 0
     if config["data"]["fingerprint"] != dataset.fingerprint():
-        return None, dataset, Provenance("others", online)
+        return None, dataset, Provenance("others", online, own)
     held_out = float(config.get("preprocessing", {}).get("held_out", 0.0))
     if not held_out:
-        return None, dataset, Provenance("these", online)
+        return None, dataset, Provenance("these", online, own)
     learned, rest = split_held_out(dataset, held_out)
-    return learned, rest, Provenance("others", online)
+    return learned, rest, Provenance("others", online, own)
 
 
 @final

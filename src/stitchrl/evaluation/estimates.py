@@ -203,9 +203,7 @@ def _unbalanced(ratios: Ratios, limit: float) -> str | None:
     error = ratios.diagnostics["balance_error"]
     if error <= limit:
         return None
-    return (
-        f"not estimable: ratios of visits leave other episodes {error:.2f} times as unbalanced as none; needs at most {limit:g}: more episodes"
-    )
+    return f"not estimable: ratios of visits leave other episodes {error:.2f} times as unbalanced as none; needs at most {limit:g}: more episodes"
 
 
 @final
@@ -270,7 +268,7 @@ def _intervals(
         if isinstance(statistic, str):
             result.append(Estimate.refused(name, statistic, seconds=seconds.get(name, 0.0)))
             continue
-        made = _widened(interval(statistic, of[name]), spreads.get(name, 0.0))
+        made = widened(interval(statistic, of[name]), spreads.get(name, 0.0))
         if not np.isfinite([made.estimate, made.low, made.high]).all():
             result.append(
                 Estimate.refused(name, "not estimable: undefined on this log or in its bootstrap draws", seconds=seconds.get(name, 0.0))
@@ -278,7 +276,16 @@ def _intervals(
             continue
         method = INFLUENCE if name in spreads else METHOD
         result.append(
-            Estimate(name, made.estimate, made, method, assumptions=TRAJECTORY, seconds=seconds.get(name, 0.0), statistic=statistic)
+            Estimate(
+                name,
+                made.estimate,
+                made,
+                method,
+                assumptions=TRAJECTORY,
+                seconds=seconds.get(name, 0.0),
+                statistic=statistic,
+                seed_error=spreads.get(name, 0.0),
+            )
         )
     logged = interval(base, drawn[0])
     own = Estimate("logged", logged.estimate, logged, METHOD, statistic=base) if np.isfinite([logged.low, logged.high]).all() else (
@@ -298,8 +305,8 @@ def _seed_error(modelled: ModelValue | None) -> float:
     return modelled.diagnostics["spread"] if modelled is not None and modelled.kind == "network" else 0.0
 
 
-def _widened(interval: Interval, spread: float) -> Interval:
-    """The interval with a further independent error of standard deviation `spread`."""
+def widened(interval: Interval, spread: float) -> Interval:
+    """Returns the interval with a further independent error of standard deviation `spread`."""
     if spread == 0:
         return interval
     more = 1.96 * spread

@@ -243,6 +243,7 @@ class Estimate:
 
     name: the estimator's short name (`wpdis`). value, interval: None where `reason` says why it is not estimable. interval_method: how the
     interval was made. assumptions: what must hold for it. statistic: to be resampled together with another's; None where it has none.
+    seed_error: the standard deviation, by seeds of networks, that the interval holds beside the statistic's own.
     """
 
     name: str
@@ -254,6 +255,7 @@ class Estimate:
     diagnostics: dict[str, float] = field(default_factory=dict)
     seconds: float = 0.0
     statistic: Statistic | None = None
+    seed_error: float = 0.0
 
     def __post_init__(self) -> None:
         given = self.value is not None and self.interval is not None

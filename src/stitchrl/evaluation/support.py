@@ -194,7 +194,8 @@ class _Search:
         seen, logged = np.asarray(dataset.observations[row]), np.asarray(dataset.actions[row])
         precedents, near = self._precedents(row, episode, action)
         step = row - int(dataset.offsets[episode])
-        return Decision(episode, step, _plain(seen), _plain(logged), _plain(action), mass, probability, distance, count, precedents, near)
+        own = plain_value(action)
+        return Decision(episode, step, plain_value(seen), plain_value(logged), own, mass, probability, distance, count, precedents, near)
 
     def _precedents(self, row: int, episode: int, action: Any) -> tuple[tuple[Precedent, ...], tuple[Precedent, ...]]:
         # of other episodes; in a log of one episode, of other steps
@@ -216,12 +217,13 @@ class _Search:
         found = []
         for i in np.argsort(distance, kind="stable")[:PRECEDENTS]:
             row, episode = int(self.rows[where[i]]), int(self.episode[where[i]])
-            action = _plain(np.asarray(self.dataset.actions[row]))
+            action = plain_value(np.asarray(self.dataset.actions[row]))
             found.append(Precedent(episode, row - int(self.dataset.offsets[episode]), action, float(distance[i])))
         return tuple(found)
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Returns an observation or action as a plain number, or as a list of its first 64 numbers."""
     array = np.asarray(value)
     return array.item() if array.ndim == 0 else [float(x) for x in array.reshape(-1)[:64]]
 
@@ -243,7 +245,7 @@ def _of_distances(dataset: Dataset, target: Target, seed: int) -> Support:
     halves = [np.flatnonzero(side == k) for k in (0, 1)]
     queries, references = ([sample(rows, size // 2, generator) for rows in halves] for size in (QUERIES, REFERENCES))
     judged = np.concatenate(queries)
-    chosen = _chosen(dataset, target, judged, seed)
+    chosen = chosen_actions(dataset, target, judged, seed)
     seen = _scaled(dataset, np.concatenate([judged, *references]))
     acted = [np.asarray(dataset.actions[rows], np.float64).reshape(len(rows), -1) for rows in (judged, *references)]
     scale = _spread(np.concatenate(acted)) * np.sqrt(chosen.shape[1])
@@ -270,7 +272,7 @@ def _of_distances(dataset: Dataset, target: Target, seed: int) -> Support:
     return Support(name, len(judged), len(dataset), None, None, None, None, None, beyond[0], beyond[1], decisions)
 
 
-def _chosen(dataset: Dataset, target: Target, rows: Array, seed: int) -> Array:
+def chosen_actions(dataset: Dataset, target: Target, rows: Array, seed: int) -> Array:
     """Returns float64 [M, A]: the policy's action at each step, one drawn where it is stochastic."""
     parts = [target.draw(np.asarray(dataset.observations[rows[i : i + ASKED]]), 1, seed + i)[0] for i in range(0, len(rows), ASKED)]
     return _finite(np.concatenate(parts).reshape(len(rows), -1).astype(np.float64), target)

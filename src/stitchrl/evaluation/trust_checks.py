@@ -27,10 +27,12 @@ FLIPS = (1.25, 1.05)  # gamma: below the first a warning, below the second a fai
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """Where a policy comes from. trained_on: "these" episodes, "others", or "unknown". online: episodes run in an environment before now."""
+    """Where a policy comes from. trained_on: "these" episodes, "others", or "unknown". online: episodes run in an environment before now.
+    learned_steps: its own steps in an environment that it learned from (`stitchrl finetune`)."""
 
     trained_on: str
     online: int | None
+    learned_steps: int = 0
 
     @property
     def words(self) -> str:
@@ -40,6 +42,8 @@ class Provenance:
             "others": "judged on episodes held out of its training",
             "unknown": "nothing tells whether it was trained on these episodes",
         }[self.trained_on]
+        if self.learned_steps:
+            on += f"; after that it learned from {self.learned_steps:,} steps of its own in an environment"
         if self.online is None:
             return f"{on}; how it was chosen is not recorded"
         if self.online == 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 import numpy as np
@@ -20,7 +20,9 @@ from stitchrl.evaluation.confidence import bootstrap
 from stitchrl.evaluation.estimability import effective_sizes, largest_share, pareto_k, trajectory_log_weights
 from stitchrl.evaluation.estimates import Judged
 from stitchrl.evaluation.evidence import AgentTarget, Estimate, Target
+from stitchrl.evaluation.example_episodes import example_episodes
 from stitchrl.evaluation.importance_sampling import behaviour_value, return_distribution
+from stitchrl.evaluation.other_bounds import Known, other_bounds
 from stitchrl.evaluation.self_checks import Found
 from stitchrl.evaluation.sensitivity import Sensitivity
 from stitchrl.evaluation.support import Support, policy_probabilities
@@ -30,6 +32,7 @@ from stitchrl.evaluation.verdict import completed, verdict
 
 RISK_SHARE = 0.1  # CVaR: the mean of the worst tenth
 SIZES = 50  # points of the curve of effective sizes
+MAPPED = 100  # actions at most in a map of the policy's against the logged ones
 
 
 @final
@@ -41,6 +44,7 @@ class Asked:
     seed: int
     path: str | None
     command: str | None
+    known: Known = field(default_factory=Known)
 
 
 def record_of(m: Measured, target: Target, asked: Asked) -> dict[str, Any]:
@@ -67,6 +71,7 @@ def record_of(m: Measured, target: Target, asked: Asked) -> dict[str, Any]:
         "weights": _weights_record(judged),
         "estimates": [_estimate_record(e) for e in (judged.logged, *judged.estimates)],
         "disagreement": disagreement(judged),
+        "other_bounds": _bounds_record(judged, asked.known),
         "self_checks": _self_checks_record(m),
         "sanity": _sanity_record(m.sanity, target),
         "risk": _risk_record(judged, asked),
@@ -77,6 +82,10 @@ def record_of(m: Measured, target: Target, asked: Asked) -> dict[str, Any]:
         "leakage": [{"kind": f.code, "column": f.column, "words": f.message} for f in m.leaks],
         "selection": {"online_evaluations": m.provenance.online, "words": m.provenance.words},
         "actions": _actions_record(m.dataset, target),
+        "examples": example_episodes(
+            m.dataset, target, judged.behaviour, discount=judged.how.discount, seed=asked.seed
+        ).to_json(),
+        "before": None,
         "reproducibility": {
             "command": asked.command, "seed": asked.seed, "version": VERSION, "python": platform.python_version(),
             "numpy": np.__version__, "torch": torch.__version__,
@@ -195,6 +204,14 @@ def _estimate_record(e: Estimate) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _bounds_record(judged: Judged, known: Known) -> dict[str, Any]:
+    return {
+        "return_range": None if known.returns is None else asdict(known.returns),
+        "largest_weight": known.largest_weight,
+        "rows": [bound.to_json() for bound in other_bounds(judged, known)],
+    }
+
+
 def _self_checks_record(m: Measured) -> dict[str, Any]:
     def rows(found: list[Found] | str) -> list[dict[str, Any]]:
         return [] if isinstance(found, str) else [{**asdict(f), "interval": f.interval.to_json()} for f in found]
@@ -241,5 +258,9 @@ def _actions_record(dataset: Dataset, target: Target) -> dict[str, Any] | None:
     if not isinstance(action, Discrete):
         return None
     rows = np.arange(0, len(dataset), max(1, len(dataset) // 50_000))
-    logged = np.bincount(np.asarray(dataset.actions), minlength=action.n) / len(dataset)
-    return {"logged": logged, "policy": policy_probabilities(dataset, target, rows).mean(0)}
+    taken, chosen = np.asarray(dataset.actions), policy_probabilities(dataset, target, rows)
+    together = None
+    if action.n <= MAPPED:
+        together = np.zeros((action.n, action.n))
+        np.add.at(together, taken[rows], chosen / len(rows))
+    return {"logged": np.bincount(taken, minlength=action.n) / len(dataset), "policy": chosen.mean(0), "together": together}

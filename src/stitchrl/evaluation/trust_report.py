@@ -21,6 +21,7 @@ from stitchrl.evaluation.estimability import trajectory_log_weights
 from stitchrl.evaluation.estimates import How, Judged, judge
 from stitchrl.evaluation.evidence import Clock, Difference, Estimate, Target
 from stitchrl.evaluation.importance_sampling import behaviour_value, weighted
+from stitchrl.evaluation.other_bounds import known_of
 from stitchrl.evaluation.self_checks import leave_one_logger_out, placebo, semi_synthetic
 from stitchrl.evaluation.sensitivity import Sensitivity, sensitivity
 from stitchrl.evaluation.subgroups import Subgroup, check_columns, subgroups
@@ -35,7 +36,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 @final
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a policy and a log. trained_on: the episodes it learned from, where they are others; sanity: what its run believes."""
+    """What is asked of a policy and a log. trained_on: the episodes it learned from, where they are others; sanity: what its run believes.
+
+    return_range, largest_weight: what is known of an episode's return and of its weight, for bounds that need it.
+    """
 
     discount: float
     clock: Literal["auto", "continues", "ends"] = "auto"
@@ -49,6 +53,8 @@ class Question:
     sanity: ValueSanity | str = "not run: the policy comes without its run, and with it without a critic"
     path: str | None = None
     command: str | None = None
+    return_range: tuple[float, float] | None = None
+    largest_weight: float | None = None
 
 
 @final
@@ -58,7 +64,12 @@ class Trust:
 
     record: dict[str, Any]
     seconds: dict[str, float]
-    judged: Judged
+    measured: Measured
+
+    @property
+    def judged(self) -> Judged:
+        """All estimates."""
+        return self.measured.judged
 
     @property
     def exit_code(self) -> int:
@@ -80,11 +91,15 @@ def clock_of(dataset: Dataset, discount: float, asked: Literal["auto", "continue
     )
 
 
-def trust(dataset: Dataset, target: Target, question: Question) -> Trust:
-    """Returns the report of a policy on a log. Raises DataError for a policy of other spaces, ConfigError for a question that makes no sense."""
+def trust(dataset: Dataset, target: Target, question: Question, *, other: Trust | None = None) -> Trust:
+    """Returns the report of a policy on a log. Raises DataError for a policy of other spaces, ConfigError for a question that makes no sense.
+
+    other: the report of another policy on the same log, asked the same: what it found of the log alone is not made again.
+    """
     if not 0 <= question.discount <= 1 or not 0 < question.level < 1:
         raise ConfigError(f"discount {question.discount} and level {question.level}; expected numbers from 0 to 1, the level between them")
     check_columns(dataset, question.subgroups)
+    known = known_of(dataset, question.discount, question.return_range, question.largest_weight)
     how = How(question.discount, clock_of(dataset, question.discount, question.clock), question.level, question.seed, question.quick)
     seconds: dict[str, float] = {}
 
@@ -95,27 +110,32 @@ def trust(dataset: Dataset, target: Target, question: Question) -> Trust:
         finally:
             seconds[name] = time.perf_counter() - began
 
-    propensities, behaviour = timed("behaviour", lambda: _behaviour(dataset, how.seed))
+    def of_log(name: str, make: Callable[[], Any]) -> Any:
+        return timed(name, make) if other is None else getattr(other.measured, name)
+
+    if other is None:
+        propensities, behaviour = timed("behaviour", lambda: _behaviour(dataset, how.seed))
+    else:
+        propensities, behaviour = other.measured.propensities, other.judged.behaviour
     judged = timed("estimates", lambda: judge(dataset, target, how, behaviour=behaviour))
-    integrity = timed("integrity", lambda: examine(dataset))
     measured = Measured(
         dataset=dataset,
         judged=judged,
         support=timed("support", lambda: support(dataset, target, behaviour, seed=how.seed)),
         drift=timed("drift", lambda: _drift(question, dataset)),
-        integrity=integrity,
+        integrity=of_log("integrity", lambda: examine(dataset)),
         propensities=propensities,
         leaks=timed("leakage", lambda: _leaks(question, dataset)),
-        placebo=timed("placebo", lambda: _or_why(lambda: placebo(dataset, behaviour, how))),
-        loggers=timed("leave_one_logger_out", lambda: _or_why(lambda: leave_one_logger_out(dataset, how, question.loggers))),
+        placebo=of_log("placebo", lambda: _or_why(lambda: placebo(dataset, behaviour, how))),
+        loggers=of_log("loggers", lambda: _or_why(lambda: leave_one_logger_out(dataset, how, question.loggers))),
         synthetic=timed("semi_synthetic", lambda: _or_why(lambda: semi_synthetic(dataset, target, how))),
         sanity=question.sanity,
         subgroups=timed("subgroups", lambda: _subgroups(dataset, judged, question)),
         confounding=_or_why(lambda: _confounding(judged)),
         provenance=question.provenance,
     )
-    asked = Asked(question.level, question.seed, question.path, question.command)
-    return Trust(record_of(measured, target, asked), seconds, judged)
+    asked = Asked(question.level, question.seed, question.path, question.command, known)
+    return Trust(timed("record", lambda: record_of(measured, target, asked)), seconds, measured)
 
 
 def _or_why(make: Callable[[], Any]) -> Any:

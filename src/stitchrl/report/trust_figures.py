@@ -205,12 +205,38 @@ def action_frequencies(logged: Sequence[float | None], policy: Sequence[float | 
 
 
 def _action_map(axes: Axes, values: Sequence[Sequence[float]]) -> None:
+    _shades(axes, values, None, "% of steps")
+    axes.set_yticks([0, 1], ["log", "policy"])
+
+
+def _shades(axes: Axes, values: Sequence[Sequence[float]], most: float | None, label: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap
 
     # from nothing to full in one hue: it reads on white and on black
     colours = LinearSegmentedColormap.from_list("shares", [(0.0, 0.45, 0.70, 0.0), (0.0, 0.45, 0.70, 1.0)])
-    image = axes.imshow(values, aspect="auto", cmap=colours, interpolation="nearest")
-    axes.set_yticks([0, 1], ["log", "policy"])
-    bar = axes.figure.colorbar(image, ax=axes, label="% of steps")
+    image = axes.imshow(values, aspect="auto", cmap=colours, interpolation="nearest", vmin=0, vmax=most)
+    bar = axes.figure.colorbar(image, ax=axes, label=label)
     bar.outline.set_visible(False)
     bar.ax.patch.set_alpha(0)
+
+
+def actions_together(shares: Sequence[Sequence[float]] | None) -> str:
+    """Returns a map of what the policy does (columns) where each action was logged (rows); each row sums to 100 % of its steps.
+
+    shares: `[n, n]` of all steps, by logged action and the policy's. A row of an action never logged is empty.
+    """
+    if not shares:
+        return ""
+    totals = [sum(row) for row in shares]
+    values = [[100 * x / total if total > 0 else 0.0 for x in row] for row, total in zip(shares, totals)]
+    size = min(4.2, 2.4 + 0.12 * len(shares))
+    with drawing(width=size + 0.6, height=size) as drawn:
+        _shades(drawn.axes, values, 100.0, "% of the steps with this logged action")
+        if len(shares) <= 12:
+            drawn.axes.set_xticks(range(len(shares)))
+            drawn.axes.set_yticks(range(len(shares)))
+        drawn.axes.set_xlabel("the policy's action")
+        drawn.axes.set_ylabel("logged action")
+    alike = sum(row[k] for k, row in enumerate(shares))
+    words = f"The policy does what was logged on {100 * alike:.3g} % of the steps"
+    return figure(drawn.svg, f"What the policy does where each action was logged. On the diagonal they agree: {100 * alike:.3g} %.", words)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from stitchrl.report.page import Markup, Section, box, escape, number, page, paragraph, plain, table, tiles
+from stitchrl.report.trust_before import before_section, difference_words
 from stitchrl.report.trust_figures import interval_text
 from stitchrl.report.trust_sections import Record, sections, tag, title
 
@@ -46,7 +47,8 @@ def trust_page(record: Record, seconds: Mapping[str, float] | None = None) -> st
         f"{policy['name']}, {used}, judged from {data['evaluation_episodes']:,} of {data['episodes']:,} episodes of {data['name']} alone",
         "soft",
     )
-    parts = [Section("Checks", _checks(record)), *sections(record, seconds)]
+    second = before_section(record)
+    parts = [*([second] if second is not None else []), Section("Checks", _checks(record)), *sections(record, seconds)]
     return page(f"{verdict['word']}: {policy['name']}", parts, lead + _verdict(record))
 
 
@@ -117,6 +119,9 @@ def trust_text(record: Record, seconds: Mapping[str, float] | None = None) -> st
         "",
     ]
     lines += [line for name, value in facts for line in _wrapped(value, f"  {name:<14}", 2)]
+    if record["before"] is not None:
+        first = record["before"]
+        lines += ["", *_wrapped(f"{first['policy']['name']}: {first['verdict']['word']}. {difference_words(record)}", "  before  ", 4)]
     bad = [one for status in ("fail", "warn") for one in record["checks"] if one["status"] == status]
     lines += [""] * bool(bad)
     for one in bad[:_NAMED]:

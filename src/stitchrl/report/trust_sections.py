@@ -7,16 +7,23 @@ from typing import Any
 
 from stitchrl.report import trust_figures as draw
 from stitchrl.report.page import Markup, Section, escape, figures, number, paragraph, table, tiles
+from stitchrl.report.trust_examples import explained, share, vector
 from stitchrl.report.trust_figures import Row, interval_text
 
 Record = Mapping[str, Any]
 KINDS = {"pass": "good", "warn": "warning", "fail": "error", "not run": "soft"}
-_SHOWN = 6  # numbers of a vector written out
-_FREQUENT = 8  # actions told in a table, those whose frequency changes most
+BOUNDS = {
+    "t": "Student's t",
+    "bca": "bootstrap, BCa",
+    "percentile": "bootstrap, plain percentiles",
+    "hoeffding": "Hoeffding",
+    "bernstein": "empirical Bernstein (Maurer and Pontil)",
+    "hcope": "HCOPE (Thomas et al.), a lower bound alone",
+}
 
 
 def sections(record: Record, seconds: Mapping[str, float] | None = None) -> list[Section]:
-    """Returns the thirteen sections, numbered, each headed by its checks. `seconds`: wall time of each part of the work."""
+    """Returns the fourteen sections, numbered, each headed by its checks. `seconds`: wall time of each part of the work."""
     parts: list[tuple[str, Sequence[str], Callable[[Record], str]]] = [
         ("Data", ("clock",), _data),
         ("Integrity and leakage", ("integrity", "leakage"), _leakage),
@@ -24,12 +31,13 @@ def sections(record: Record, seconds: Mapping[str, float] | None = None) -> list
         ("Support", ("support", "drift"), _support),
         ("Importance weights", ("weights",), _weights),
         ("Value estimates", ("estimable", "difference", "agreement"), _estimates),
+        ("Other bounds", (), _bounds),
         ("Self-checks of the estimators", ("placebo", "leave_one_logger_out", "semi_synthetic", "fqe_convergence"), _self_checks),
         ("Value sanity", ("possible_values",), _sanity),
         ("Risk and groups", ("subgroups",), _risk),
         ("Hidden confounding", ("confounding",), _confounding),
         ("Selection", ("selection",), _selection),
-        ("Behaviour explained", (), _actions),
+        ("Behaviour explained", (), explained),
         ("Reproducibility", (), lambda r: _reproducibility(r, seconds)),
     ]
     return [Section(f"{k}. {title}", _outcomes(record, names) + body(record)) for k, (title, names, body) in enumerate(parts, 1)]
@@ -54,24 +62,10 @@ def _outcomes(record: Record, names: Sequence[str]) -> str:
     return "".join(lines)
 
 
-def _share(value: float | None) -> str:
-    if value is None:
-        return "not known"
-    return "0 %" if value == 0 else f"{100 * value:.2g} %" if value < 0.1 else f"{100 * value:.0f} %"
-
-
 def _sentence(words: str) -> str:
     """Returns a phrase as a sentence."""
     text = words.strip()
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
-
-
-def _vector(value: Any) -> str:
-    """Returns an observation or action in short: `0.12, −1.5, … (17 numbers)`."""
-    if not isinstance(value, list | tuple):
-        return f"{value:.4g}" if isinstance(value, float) else "–" if value is None else str(value)
-    told = ", ".join(f"{x:.3g}" if isinstance(x, int | float) else str(x) for x in value[:_SHOWN])
-    return told + (f", … ({len(value)} numbers)" if len(value) > _SHOWN else "")
 
 
 def _quantiles(values: Sequence[float | None]) -> list[tuple[str, float | None]]:
@@ -90,7 +84,7 @@ def _data(record: Record) -> str:
             ("steps", data["steps"]),
             ("episodes judged by", data["evaluation_episodes"]),
             ("discount", data["discount"]),
-            ("ended by the task", _share(data["terminal_share"])),
+            ("ended by the task", share(data["terminal_share"])),
             ("reward", f"{number(low)} … {number(high)}"),
         ]
     )
@@ -112,9 +106,9 @@ def _leakage(record: Record) -> str:
 def _behaviour(record: Record) -> str:
     behaviour = record["behaviour"]
     facts = [
-        ("calibration error (ECE)", _share(behaviour["ece"])),
+        ("calibration error (ECE)", share(behaviour["ece"])),
         ("smallest probability (density) of a logged action", behaviour["smallest"]),
-        ("steps where it all but always does the same", _share(behaviour["near_deterministic"])),
+        ("steps where it all but always does the same", share(behaviour["near_deterministic"])),
     ]
     curve = draw.calibration(behaviour["bins"])
     words = "" if curve else paragraph("There is no calibration curve for these actions.", "soft")
@@ -129,28 +123,28 @@ def _support(record: Record) -> str:
     support = record["support"]
     shown = tiles(
         [
-            ("of its decisions below 1 % logged probability", _share(support["below_1_percent"])),
-            ("of its decisions below 5 %", _share(support["below_5_percent"])),
-            ("of observations beyond 99 % of the training log's", _share(support["observation_beyond"])),
-            ("of its decisions beyond 99 % of the logged ones", _share(support["action_beyond"])),
+            ("of its decisions below 1 % logged probability", share(support["below_1_percent"])),
+            ("of its decisions below 5 %", share(support["below_5_percent"])),
+            ("of observations beyond 99 % of the training log's", share(support["observation_beyond"])),
+            ("of its decisions beyond 99 % of the logged ones", share(support["action_beyond"])),
         ]
     )
     rows = [
         (
             f"{item['episode']}:{item['step']}",
-            _vector(item["logged_action"]),
-            _vector(item["policy_action"]),
+            vector(item["logged_action"]),
+            vector(item["policy_action"]),
             "–" if item["probability"] is None else number(float(item["probability"])),
             "–" if item["distance"] is None else number(float(item["distance"])),
-            _vector(item["observation"]),
-            "; ".join(f"{near['episode']}:{near['step']} → {_vector(near['action'])}" for near in item["neighbours"]) or "–",
+            vector(item["observation"]),
+            "; ".join(f"{near['episode']}:{near['step']} → {vector(near['action'])}" for near in item["neighbours"]) or "–",
         )
         for item in support["least"]
     ]
     heads = ("episode:step", "logged", "policy", "probability", "distance", "observation", "nearest logged → action")
     least = table(heads, rows, f"Least supported decisions: {len(rows)}") if rows else ""
     drift = support["drift"]
-    worst = [(_vector(item["dimension"]), item["difference"], item["p"]) for item in drift["worst"]]
+    worst = [(vector(item["dimension"]), item["difference"], item["p"]) for item in drift["worst"]]
     told = paragraph(f"Telling the evaluation episodes from the others: AUROC {number(drift['auroc'])} (0.5: they are alike).")
     moved = (
         table(("dimension", "distance", "p"), worst, "What moved most: the largest distance of the distributions, 0 to 1, and its p-value")
@@ -164,7 +158,7 @@ def _weights(record: Record) -> str:
     weights = record["weights"]
     gate = next((one for one in record["checks"] if one["name"] == "weights"), None)
     curve = draw.effective_sizes(weights["effective_sizes"], None if gate is None else gate["limit"])
-    facts = tiles([("largest share of one episode", _share(weights["largest_share"])), ("tail index (Pareto k)", weights["pareto_k"])])
+    facts = tiles([("largest share of one episode", share(weights["largest_share"])), ("tail index (Pareto k)", weights["pareto_k"])])
     return facts + (figures([curve]) if curve else paragraph("There are no weights to draw.", "soft"))
 
 
@@ -190,6 +184,39 @@ def _estimates(record: Record) -> str:
     told = {names[0]: ", ".join(names) for names in alike.values()}
     detail = [(told[item["name"]], Markup(_estimate(item))) for item in record["estimates"] if item["name"] in told]
     return difference + forest + level + (table(("estimator", "value"), detail, label="Estimates") if detail else "")
+
+
+def _bounds(record: Record) -> str:
+    known = record["other_bounds"]
+    span, rows = known["return_range"], known["rows"]
+    if span is None:
+        said = "No range of the returns is known; --return-range LOW HIGH declares one. What a log happens to show is none."
+    else:
+        said = f"Returns are taken to lie from {number(span['low'])} to {number(span['high'])}: {span['source']}."
+    if known["largest_weight"] is not None:
+        said += f" A whole episode's weight is taken to be at most {number(known['largest_weight'])}: declared in the request."
+    told = {row["reason"] for row in rows if row["estimator"] == "is"}
+    refused = next(iter(told)) if len(told) == 1 and None not in told else None
+    if refused:
+        said += f" This policy, by whole episodes' weights (is): {refused}."
+    else:
+        said += " This policy's are of the return weighted by whole episodes (is)."
+    cells = {(row["estimator"], row["name"]): row for row in rows}
+    body = []
+    for name, words in BOUNDS.items():
+        logged, weighted = cells["logged", name], cells["is", name]
+        values = paragraph(f"Logged policy: {_bound(logged)}.") + ("" if refused else paragraph(f"This policy: {_bound(weighted)}."))
+        body.append((words, Markup(values + paragraph(f"Assumes: {weighted['assumption']}. Tested on {weighted['tested']}.", "soft"))))
+    note = "The verdict rests on the intervals above; these stand beside them for who needs another guarantee."
+    return paragraph(note, "soft") + paragraph(said) + table(("method", "mean return"), body, label="Other bounds")
+
+
+def _bound(row: Mapping[str, Any]) -> str:
+    if row["interval"] is None:
+        return str(row["reason"])
+    if row["one_sided"]:
+        return f"at least {number(row['interval']['low'])}"
+    return interval_text(row["interval"])
 
 
 def _estimate(item: Mapping[str, Any]) -> str:
@@ -228,7 +255,7 @@ def _self_checks(record: Record) -> str:
     if trial is not None:
         rows = trial.get("rows") or []
         heads = list(rows[0]) if rows else []
-        facts = ", ".join(f"{title(key)} {_vector(value)}" for key, value in trial.items() if key != "rows")
+        facts = ", ".join(f"{title(key)} {vector(value)}" for key, value in trial.items() if key != "rows")
         caption = "A model of these data taken as the truth" + (f" ({facts})" if facts else "")
         body = [tuple(row.get(head) for head in heads) for row in rows]
         parts.append(table([title(head) for head in heads], body, caption) if rows else paragraph(caption))
@@ -283,17 +310,6 @@ def _selection(record: Record) -> str:
     count = record["selection"]["online_evaluations"]
     online = "not known" if count is None else f"{count:,}"
     return paragraph(_sentence(record["selection"]["words"])) + paragraph(f"Online episodes run before: {online}.")
-
-
-def _actions(record: Record) -> str:
-    actions = record["actions"]
-    if actions is None:
-        return paragraph("Frequencies of actions are shown where actions are discrete; for others see the decisions under Support.", "soft")
-    pairs = [(k, a or 0.0, b or 0.0) for k, (a, b) in enumerate(zip(actions["logged"], actions["policy"]))]
-    most = sorted(pairs, key=lambda item: -abs(item[2] - item[1]))[:_FREQUENT]
-    rows = [(str(k), _share(a), _share(b)) for k, a, b in most]
-    changed = table(("action", "log", "policy"), rows, "Where the frequencies differ most")
-    return figures([draw.action_frequencies(actions["logged"], actions["policy"])]) + changed
 
 
 def _reproducibility(record: Record, seconds: Mapping[str, float] | None) -> str:

@@ -16,8 +16,21 @@ from stitchrl.data.sources.tables import TableSchema
 from stitchrl.verbs.flags import parse
 
 PROG = "stitchrl trust"
-QUESTION = ("seed", "sampled", "discount", "clock", "level", "random_seed", "quick", "subgroups", "loggers")
-_FILES = ("--html", "--json")
+QUESTION = (
+    "seed",
+    "sampled",
+    "discount",
+    "clock",
+    "level",
+    "random_seed",
+    "quick",
+    "subgroups",
+    "loggers",
+    "return_range",
+    "largest_weight",
+    "before",
+)
+_FILES = ("--html", "--json", "--csv")
 
 
 @final
@@ -35,6 +48,10 @@ class TrustFlags:
     """default RUN/trust.html where RUN is a run directory"""
     json: Path | None = None
     """default RUN/trust.json where RUN is a run directory"""
+    csv: Path | None = None
+    """directory for the numbers of every figure, a CSV file each; made where there is none"""
+    before: Path | None = None
+    """another run or saved policy, judged on the same episodes: its verdict beside this one's, and the paired difference"""
     seed: int | None = None
     """which of the run's seeds; None: its first"""
     sampled: bool = False
@@ -49,6 +66,10 @@ class TrustFlags:
     """columns of the log whose values are groups, each with a difference of its own"""
     loggers: str = "infos/policy_id"
     """column that tells which of several policies acted"""
+    return_range: tuple[float, float] | None = None
+    """least and most that an episode's discounted rewards can sum to, for bounds that need it"""
+    largest_weight: float | None = None
+    """most that a whole episode's importance weight can be, for bounds that need it"""
     random_seed: Natural = 0
     """of every draw made; the same gives the same JSON"""
     quick: bool = False
@@ -66,8 +87,9 @@ def trust(arguments: Sequence[str]) -> int:
     from stitchrl.verbs.data import table_options
 
     check_settings(a, PROG)
-    if not a.run.exists():
-        raise ConfigError(f"{a.run}: no such run directory or saved policy")
+    for policy in (a.run, a.before):
+        if policy is not None and not policy.exists():
+            raise ConfigError(f"{policy}: no such run directory or saved policy")
     files_of(a)  # a mistake in them is told before the work
     judged = api.trust(a.run, datasets.load(a.data, **table_options(a.schema, a.table)), command=command(arguments), **question(a))
     return tell(a, judged.record, judged.seconds)
@@ -82,6 +104,7 @@ def tell(a: TrustFlags, record: dict[str, Any], seconds: dict[str, float]) -> in
     """Prints the text, writes the page and the JSON, and returns the verdict's exit code."""
     from stitchrl.core.files import write_atomically, write_json
     from stitchrl.report.trust_page import trust_page, trust_text
+    from stitchrl.report.trust_tables import figure_tables
 
     html, json = files_of(a)
     print(trust_text(record, seconds))
@@ -92,6 +115,11 @@ def tell(a: TrustFlags, record: dict[str, Any], seconds: dict[str, float]) -> in
     for file in (html, json):
         if file is not None:
             print(file)
+    if a.csv is not None:
+        a.csv.mkdir(exist_ok=True)
+        for name, text in figure_tables(record).items():
+            write_atomically(a.csv / f"{name}.csv", text.encode())
+        print(a.csv)
     return int(record["verdict"]["exit_code"])
 
 
@@ -110,7 +138,9 @@ def files_of(a: TrustFlags) -> tuple[Path | None, Path | None]:
     home = a.run if (a.run / "config.json").is_file() and (a.run / "policy").is_dir() else None
     html = a.html if a.html is not None or home is None else home / "trust.html"
     json = a.json if a.json is not None or home is None else home / "trust.json"
-    for file in (html, json):
+    for file in (html, json, a.csv):
         if file is not None and not file.parent.is_dir():
             raise ConfigError(f"{file}: there is no directory {file.parent} to write into")
+    if a.csv is not None and a.csv.exists() and not a.csv.is_dir():
+        raise ConfigError(f"{a.csv}: is a file; --csv takes the directory for the files of all figures")
     return html, json

@@ -23,7 +23,7 @@ from stitchrl.report.trust_figures import Row, action_frequencies, interval_rows
 from stitchrl.report.trust_page import QUESTIONS, trust_page, trust_text
 from stitchrl.verbs.trust import QUESTION, TrustFlags, command, files_of, question, tell, trust
 from tests.unit.report.schema_check import faults
-from tests.unit.report.trust_records import RECORDS, not_supported, span, supported
+from tests.unit.report.trust_records import RECORDS, not_supported, span, supported, with_before
 
 SCHEMA = json.loads((Path(module.__file__).parent / "trust_schema.json").read_text(encoding="utf-8"))
 HOSTILE = '<script>alert("x")</script>\x1b[31m\u202e&\''
@@ -91,7 +91,7 @@ def test_the_schema_is_a_schema_where_one_can_ask() -> None:
 
 
 def test_the_schema_knows_the_verdicts_words_and_checks() -> None:
-    verdict, check = SCHEMA["properties"]["verdict"]["properties"], SCHEMA["$defs"]["check"]["properties"]
+    verdict, check = SCHEMA["$defs"]["verdict"]["properties"], SCHEMA["$defs"]["check"]["properties"]
     assert verdict["word"]["enum"] == list(EXIT_CODES) and set(verdict["exit_code"]["enum"]) == set(EXIT_CODES.values())
     assert check["name"]["enum"] == list(RULES) == list(QUESTIONS)
     assert check["status"]["enum"] == list(STATUSES)
@@ -144,6 +144,7 @@ def test_every_check_is_listed_with_its_words_and_every_section_is_there(kind: s
         "Support",
         "Importance weights",
         "Value estimates",
+        "Other bounds",
         "Self-checks of the estimators",
     )
     more = ("Value sanity", "Risk and groups", "Hidden confounding", "Selection", "Behaviour explained", "Reproducibility")
@@ -188,10 +189,13 @@ def test_seconds_are_on_the_page_and_in_the_text_only_where_given() -> None:
 
 
 def test_no_text_of_a_record_becomes_markup_or_obeys_in_a_terminal() -> None:
-    for make in (supported, not_supported):
+    for make in (supported, not_supported, with_before):
         record = make()
         paths = [path for path in leaves(record) if path[-1] not in ("word", "status", "clock")]
-        paths = [path for path in paths if not (path[0] == "checks" and path[-1] == "name")]
+        paths = [
+            path for path in paths if not (path[-1] == "name" and {"checks", "other_bounds"} & set(path[:2]))
+        ]  # names that a schema lists
+        paths = [path for path in paths if path[0] != "other_bounds" or path[-1] != "estimator"]
         for *path, last in paths:
             inner = record
             for key in path:
@@ -330,7 +334,7 @@ def test_every_flag_is_asked_in_the_words_of_the_python_face() -> None:
     )
     assert question(flags) == {
         "seed": 3, "sampled": True, "discount": 0.9, "clock": "ends", "level": 0.9, "random_seed": 7, "quick": True, "subgroups": ("sex",),
-        "loggers": "infos/policy_id",
+        "loggers": "infos/policy_id", "return_range": None, "largest_weight": None, "before": None,
     }  # fmt: skip
 
 

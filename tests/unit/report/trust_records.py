@@ -1,4 +1,4 @@
-"""Three records as `stitchrl trust` makes them, written by hand: supported, not supported, not estimable."""
+"""Records as `stitchrl trust` makes them, written by hand: supported, not supported, not estimable, and beside an earlier policy."""
 
 from __future__ import annotations
 
@@ -79,6 +79,69 @@ def _estimate(
         "assumptions": ["no hidden confounding", "the log holds what the policy does"],
         "diagnostics": {"effective_episodes": 412.3} if interval else {},
     }
+
+
+def example(episode: int, difference: float, length: int, policy_probability: float | None = 0.88) -> dict[str, Any]:
+    return {
+        "episode": episode,
+        "length": length,
+        "total": 1.0,
+        "difference": difference,
+        "steps": [
+            {
+                "step": 3 * k,
+                "observation": 611 + k,
+                "logged_action": 4,
+                "policy_action": 12,
+                "logged_probability": 0.31,
+                "policy_probability": policy_probability,
+                "probability": None if policy_probability is None else 0.0042,
+                "difference": difference,
+            }
+            for k in range(2)
+        ],
+    }
+
+
+def other_bounds() -> dict[str, Any]:
+    """Of the logged value all six, by a declared range; of the weighted one what needs no bound of the weights."""
+    rows: list[dict[str, Any]] = []
+    for estimator, centre in (("logged", 0.812), ("is", 0.9)):
+        for k, name in enumerate(("t", "bca", "percentile", "hoeffding", "bernstein", "hcope")):
+            refused = estimator == "is" and name in ("hoeffding", "bernstein")
+            one_sided = name == "hcope"
+            interval: dict[str, Any] | None = span(centre, centre - 0.02 * (k + 1), centre + 0.02 * (k + 1))
+            if interval is not None and one_sided:
+                interval |= {"estimate": None, "high": None}
+            rows.append(
+                {
+                    "estimator": estimator,
+                    "name": name,
+                    "interval": None if refused else interval,
+                    "reason": "not claimed: no bound of a whole episode's weight is known" if refused else None,
+                    "one_sided": one_sided,
+                    "assumption": "many episodes",
+                    "tested": "100 skewed returns",
+                }
+            )
+    return {"return_range": {"low": 0.0, "high": 1.0, "source": "declared in the request"}, "largest_weight": None, "rows": rows}
+
+
+def with_before() -> dict[str, Any]:
+    """The supported policy beside the one it was before, worth less and refused by one estimator."""
+    record, first = supported(), supported()
+    first["policy"] |= {"name": "cql, seed 0, offline", "path": "runs/cql-before"}
+    first["verdict"] |= {"word": "Supported with limits", "sentence": "These data do not speak against the policy."}
+    first["numbers"] |= {"policy_value": span(0.82, 0.80, 0.84), "difference": span(0.008, -0.01, 0.026)}
+    first["checks"] = checks(difference=("warn", "no difference is shown", -0.01, 0.0))
+    first["estimates"][3] |= {"value": None, "interval": None, "reason": "not estimable: 8 effective episodes"}
+    kept = ("policy", "verdict", "numbers", "checks", "estimates", "selection")
+    differences = [
+        {"name": e["name"], "interval": span(0.028, 0.011, 0.045), "reason": None} for e in record["estimates"] if e["interval"] is not None
+    ]
+    differences[3] |= {"interval": None, "reason": "not estimable before: 8 effective episodes"}
+    record["before"] = {name: first[name] for name in kept} | {"estimator": "drl", "differences": differences}
+    return record
 
 
 def supported() -> dict[str, Any]:
@@ -163,6 +226,7 @@ def supported() -> dict[str, Any]:
             _estimate("wis", None, "not estimable: 8.2 effective episodes of 1,600 at the horizon; at least 80 are needed"),
         ],
         "disagreement": 0.9,
+        "other_bounds": other_bounds(),
         "self_checks": {
             "placebo": [
                 {"name": name, "interval": span(0.812 + d, 0.79 + d, 0.834 + d), "truth": 0.812, "contains": True}
@@ -211,7 +275,15 @@ def supported() -> dict[str, Any]:
         "actions": {
             "logged": [0.04 + 0.03 * math.sin(k) ** 2 for k in range(25)],
             "policy": [0.04 + 0.035 * math.cos(k) ** 3 for k in range(25)],
+            "together": [[0.03 if i == j else 0.01 / 24 for j in range(25)] for i in range(25)],
         },
+        "examples": {
+            "measure": "probability that the policy does something else than was logged",
+            "judged": 1600,
+            "most": [example(7, 0.91, 19)],
+            "least": [example(1204, 0.03, 2)],
+        },
+        "before": None,
         "reproducibility": {
             "command": "stitchrl trust runs/cql-sepsis --data icu-sepsis-clinician --sampled",
             "seed": 0,
@@ -335,6 +407,10 @@ def not_supported() -> dict[str, Any]:
     ]
     record["selection"] = {"online_evaluations": 600, "words": "the best of 12 checkpoints by online return"}
     record["actions"] = None
+    continuous = example(12, 2.4, 1000, None)
+    for step in continuous["steps"]:
+        step |= {"observation": [0.1, -0.25, 3.0], "logged_action": [0.1, -0.9], "policy_action": [1.0, 1.0], "logged_probability": 1.37}
+    record["examples"] = {"measure": "distance in standard deviations", "judged": 1600, "most": [continuous], "least": []}
     return record
 
 
@@ -371,7 +447,10 @@ def not_estimable() -> dict[str, Any]:
     record["disagreement"] = None
     record["risk"] = {"quantiles": {}, "cvar": None, "probability_worse": None, "reason": why}
     record["subgroups"] = []
-    record["actions"] = {"logged": [1 / 48] * 48, "policy": [0.0] * 40 + [0.125] * 8}
+    record["actions"] = {"logged": [1 / 48] * 48, "policy": [0.0] * 40 + [0.125] * 8, "together": None}
+    for row in record["other_bounds"]["rows"]:
+        row |= {"interval": None, "reason": why} if row["estimator"] == "is" else {}
+    record["other_bounds"]["return_range"] = None
     record["confounding"] = {
         "gamma_flips": None,
         "curve": [],
@@ -381,4 +460,4 @@ def not_estimable() -> dict[str, Any]:
     return record
 
 
-RECORDS = {"supported": supported, "not supported": not_supported, "not estimable": not_estimable}
+RECORDS = {"supported": supported, "not supported": not_supported, "not estimable": not_estimable, "with before": with_before}
