@@ -26,6 +26,7 @@ from stitchrl.training.learner import Training
 
 if TYPE_CHECKING:
     from stitchrl.evaluation.evidence import Target
+    from stitchrl.evaluation.selection import Selection
     from stitchrl.evaluation.trust_checks import Provenance
     from stitchrl.evaluation.trust_report import Trust
     from stitchrl.fine_tuning.continuation import OnlinePhase
@@ -163,13 +164,12 @@ def trust(
     and the paired difference stand beside the first one's. Raises DataError, ConfigError, CheckpointError.
     """
     from stitchrl.evaluation.before_after import with_before  # these load scipy and more, which training does not need
-    from stitchrl.evaluation.evidence import in_spaces_of
     from stitchrl.evaluation.trust_report import Question
     from stitchrl.evaluation.trust_report import trust as judge
 
     both = [policy] if before is None else [policy, before]
     agents = [one if isinstance(one, Agent) else load_policy(one) for one in both]
-    dataset = in_spaces_of(agents[0].spec, data if isinstance(data, Dataset) else load(data))
+    dataset = data if isinstance(data, Dataset) else load(data)
     own = getattr(agents[0].config, "discount", None)
     used = (
         discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or _discount_of(dataset))
@@ -204,13 +204,17 @@ class _Side:
 def _side(policy: str | Path | Agent, acting: Agent, dataset: Dataset, seed: int | None, sampled: bool) -> _Side:
     from stitchrl.evaluation.crossfit import check_target
     from stitchrl.evaluation.evidence import AgentTarget
+    from stitchrl.evaluation.seen_by_policy import seen_by
     from stitchrl.evaluation.value_sanity import value_sanity
 
     run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
-    target = AgentTarget(acting, seed, sampled=sampled)
-    check_target(dataset, target)
+    target, seen = AgentTarget(acting, seed, sampled=sampled), seen_by(acting, dataset)
+    check_target(seen, target)
     config = read_json(run / "config.json") if run is not None else {}
-    return _Side(target, run, *_origin(config, run, dataset), {} if run is None else {"sanity": value_sanity(run, dataset)})
+    learned, rest, provenance = _origin(config, run, dataset)  # by its fingerprint: the log as it was read
+    judged_on = seen if rest is dataset else seen_by(acting, rest)
+    sanity = {} if run is None else {"sanity": value_sanity(run, seen)}
+    return _Side(target, run, None if learned is None else seen_by(acting, learned), judged_on, provenance, sanity)
 
 
 def _discount_of(dataset: Dataset) -> float:
@@ -235,6 +239,33 @@ def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tu
         return None, dataset, Provenance("these", online, own)
     learned, rest = split_held_out(dataset, held_out)
     return learned, rest, Provenance("others", online, own)
+
+
+def select(
+    runs: str | Path | Agent | Sequence[str | Path | Agent],
+    data: str | Path | Dataset,
+    *,
+    selector: str = "default",
+    top: int = 3,
+    discount: float | None = None,
+    clock: Literal["continues", "ends"] = "continues",
+    sampled: bool = False,
+    quick: bool = False,
+    against_recorded: bool = False,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Selection:
+    """Returns which of these policies to use, judged by a log alone: every seed of every run, and the logged behaviour (docs/selection.md).
+
+    The words are those of `stitchrl select`. A policy without its run has no critic and no history. Raises DataError, ConfigError, CheckpointError.
+    """
+    from stitchrl.candidates import Asked, select_runs  # loads scipy and more, which training does not need
+
+    several = [runs] if isinstance(runs, str | Path | Agent) else list(runs)
+    asked = Asked(selector, top, discount, clock, sampled, quick, against_recorded, level, seed)
+    in_memory = isinstance(data, Dataset)
+    dataset = data if isinstance(data, Dataset) else load(data)
+    return select_runs(several, dataset, asked, source=str(dataset.metadata.get("name", "in memory")) if in_memory else str(data))
 
 
 @final

@@ -13,7 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Discrete
+from stitchrl.core.spec import Box, Discrete
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.evidence import Clock, Target
 
@@ -68,11 +68,24 @@ def _finite(values: Array) -> bool:
 
 
 def check_target(dataset: Dataset, target: Target) -> None:
-    """Raises DataError where a policy is not of this log's spaces."""
+    """Raises DataError where a policy is not of this log's spaces, or the log's steps have goals that it does not read."""
     own, log = target.spec, dataset.spec
     for what, a, b in (("observations", own.observation, log.observation), ("actions", own.action, log.action)):
         if type(a) is not type(b) or (a.n if isinstance(a, Discrete) else a.shape) != (b.n if isinstance(b, Discrete) else b.shape):
             raise DataError(f"{target.name}: its {what} are {a}; those of the log are {b}")
+    goals = dataset.columns.get("goals")
+    if (
+        goals is not None
+        and len(dataset)
+        and any((np.asarray(goals[i : i + CHUNK]) != goals[0]).any() for i in range(0, len(goals), CHUNK))
+    ):
+        size = int(np.prod(goals.shape[1:]))
+        together = "" if not isinstance(log.observation, Box) else f" ([{log.observation.size + size}] here, the goal last)"
+        raise DataError(
+            f"{target.name}: column 'goals' of the log changes, and the policy does not read it: what is earned on the way to one goal would be "
+            f"taken for another's. Expected a policy of observations and goals side by side{together}, or a log of one goal; where the goals "
+            "make no difference, read the log without them (Minari: goal_keys=[])"
+        )
 
 
 def policy_at(target: Target, observations: Array, draws: int, seed: int) -> Array:

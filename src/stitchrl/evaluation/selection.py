@@ -103,6 +103,7 @@ class Selection:
     discount: float
     seed: int
     top: int
+    data: Mapping[str, Any] = field(default_factory=dict)  # where the log that judged comes from
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; null for what is unknown."""
@@ -126,6 +127,7 @@ class Selection:
             },
             "agreement_with_truth": self.agreement,
             "notes": list(self.notes),
+            "data": dict(self.data),
         }
 
 
@@ -242,8 +244,9 @@ def _ranked(
 ) -> Selection:
     """The selection of candidates with scores: joint draws, bounds, correction, curves."""
     level, seed, top = settings["level"], settings["seed"], settings["top"]
-    notes = [f"{c.name}: not estimable: {_bare(c.estimate.reason)}" for c in candidates if c.estimate.reason is not None]
-    notes += [f"{c.name}: the selector '{selector}' gives it no score" for c in candidates if c.score is None and c.estimate.reason is None]
+    # of those without a score and an estimate the list of what is not ranked tells why
+    ranked_bare = [c for c in candidates if c.estimate.reason is not None and c.score is not None]
+    notes = [f"{c.name}: not estimable by {name}: {_bare(c.estimate.reason)}" for c in ranked_bare]
     joint = [i for i, c in enumerate(candidates) if c.estimate.statistic is not None and math.isfinite(c.estimate.statistic.point)]
     statistics = [s for i in joint if (s := candidates[i].estimate.statistic) is not None]
     sizes = {s.episodes for s in statistics}

@@ -8,26 +8,40 @@ from typing import Any
 from stitchrl.report.page import INK, Section, box, drawing, figure, page, paragraph, plain, table, tiles
 from stitchrl.report.summary import short_number, unbroken
 
+INFORMATION = ("td_error", "likeness")  # told of candidates that are not ranked
 _CURVE = (1, 2, 3, 5, 10, 20, 50, 100)
 
 
 def ranking_rows(selection: dict[str, Any]) -> list[list[str]]:
-    """Returns a row for each candidate: place, name, score, estimate with interval or why there is none, difference, how often first."""
+    """Returns a row for each candidate with a score: place, name, score, estimate with interval, difference, how often first."""
     rows = []
-    for place, c in enumerate(selection["candidates"], 1):
-        reason = c["not_estimable"]
+    for place, c in enumerate((c for c in selection["candidates"] if c["score"] is not None), 1):
         share = c["best_share"]
         rows.append(
             [
-                str(place) if c["score"] is not None else "–",
+                str(place),
                 plain(c["name"]),
                 short_number(c["score"]),
-                f"not estimable: {plain(reason)}" if reason else _interval_text(c["interval"]),
+                "not estimable" if c["not_estimable"] else _interval_text(c["interval"]),
                 _interval_text(c["difference_to_logged"]),
                 "–" if share is None else f"{100 * share:.0f} %",
             ]
         )
     return rows
+
+
+def refused_rows(selection: dict[str, Any]) -> list[list[str]]:
+    """Returns a row for each candidate without a score, in the order given: name, what INFORMATION names, and why it is not ranked."""
+    return [
+        [plain(c["name"]), *(short_number(c["scores"].get(name)) for name in INFORMATION), _why(c, selection)]
+        for c in selection["candidates"]
+        if c["score"] is None
+    ]
+
+
+def _why(candidate: dict[str, Any], selection: dict[str, Any]) -> str:
+    reason = candidate["not_estimable"]
+    return f"not estimable: {plain(reason)}" if reason else f"the selector '{plain(selection['selector'])}' gives it no score"
 
 
 def curve_rows(selection: dict[str, Any]) -> list[tuple[int, str, str]]:
@@ -58,6 +72,11 @@ def verdict_words(selection: dict[str, Any]) -> list[str]:
         words.append(
             f"Regret@{k}: {what} may be up to {short_number(bound['high'])} worse than the best of all (plug-in {short_number(bound['estimate'])}; "
             f"{100 * bound['level']:g} % for all differences at once)."
+        )
+    refused = [c for c in selection["candidates"] if c["score"] is None]
+    if refused:
+        words.append(
+            f"{len(refused)} of {len(selection['candidates'])} candidates are not ranked: nothing here says that they are worse, or better."
         )
     agreement = {name: value for name, value in selection["agreement_with_truth"].items() if value is not None}
     if agreement:
@@ -102,6 +121,13 @@ def selection_page(selection: dict[str, Any]) -> str:
         Section("The choice", first + box("note", provenance_words(selection))),
         Section("Ranking", paragraph(about) + table(heading, rows, label="ranking")),
     ]
+    if refused := refused_rows(selection):
+        told = (
+            "In the order given, with why. A critic's temporal-difference error (0 is best) and how much a policy acts as the log does are "
+            "information: in our own comparison neither ranked policies in every task, so nothing is ranked by them here."
+        )
+        cells = [[unbroken(cell) if k < 3 else cell for k, cell in enumerate(row)] for row in refused]
+        sections.append(Section("Not ranked", paragraph(told) + table(["candidate", *INFORMATION, "why"], cells, label="not ranked")))
     curve = selection["expected_online_performance"]
     if curve["at_random"]:
         source = "" if curve["from"] == "true values" else " From estimates, whose maximum leans upwards: read it as a hope, not a bound."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
@@ -19,10 +20,12 @@ from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation import selection_metrics as metrics
 from stitchrl.evaluation.confidence import draws_together
+from stitchrl.evaluation.estimates import estimates as real_estimates
 from stitchrl.evaluation.evidence import Estimate, Mean, Ratio, TableTarget
 from stitchrl.evaluation.selection import LOGGED, Provenance, Selection, likeness, select
 from stitchrl.evaluation.selection_bounds import regret_bounds, winners_curse
-from stitchrl.report.selection_page import provenance_words, selection_page
+from stitchrl.report.selection_page import provenance_words, ranking_rows, refused_rows, selection_page
+from stitchrl.report.summary import short_number
 from stitchrl.verbs.select import Select, run_selection, selected_text
 
 NAN = math.nan
@@ -259,7 +262,7 @@ def test_a_selection_ranks_names_what_is_not_estimable_and_repeats() -> None:
     assert names[0] == "good" and names[3:] == ["bad", "mute"] and set(names[1:3]) == {"middling", LOGGED}
     assert found.chosen == "good" and found.choice is not None
     mute = found.candidates[-1]
-    assert mute.score is None and mute.best_share is None and any("mute: not estimable" in note for note in found.notes)
+    assert mute.score is None and mute.best_share is None and mute.estimate.reason == "not estimable: it never acts as the log does"
     by_name = {c.name: c for c in found.candidates}
     middling, logged = by_name["middling"], by_name[LOGGED]
     assert logged.estimate.value == pytest.approx(log().returns().mean())
@@ -342,7 +345,7 @@ def test_words_and_page() -> None:
     history = [Provenance("a", 0, 0, False), Provenance("b", 40, 2, False), Provenance("c", None), Provenance("d", 0)]
     found = chosen(provenance=history, top=2)
     text, page = selected_text(found), selection_page(found.to_json())
-    assert "Chosen by default: good." in text and "trust the second" in text and "not estimable: it never acts as the log does" in text
+    assert "Chosen by default: good." in text and "trust the second" in text and "1 of 5 candidates are not ranked" in text
     assert "40 online episodes are recorded, and for 1 of 4 runs the files do not tell" in text
     assert not re.search(r"\bnan\b", text + page, re.IGNORECASE) and page.startswith("<!DOCTYPE html>") and "<svg" in page
     offline = chosen(provenance=[Provenance("a", 0)] * 4).to_json()
@@ -350,6 +353,31 @@ def test_words_and_page() -> None:
     unknown = chosen(provenance=[Provenance("a", None)] * 4).to_json()
     assert "do not call this an offline choice" in provenance_words(unknown)
     assert "do not call this an offline choice" in provenance_words(chosen().to_json())
+
+
+def test_what_is_not_ranked_follows_with_its_reason_and_what_is_known_of_it() -> None:
+    errors = {"td_error": [-0.25, -0.5, None, -0.125]}
+    found = chosen(others=errors)
+    described, text = found.to_json(), selected_text(found)
+    assert [row[1] for row in ranking_rows(described)][0] == "good" and len(ranking_rows(described)) == 4
+    likeness_of_mute = short_number(described["candidates"][-1]["scores"]["likeness"])
+    assert refused_rows(described) == [["mute", short_number(-0.5), likeness_of_mute, "not estimable: it never acts as the log does"]]
+    lines = text.splitlines()
+    heading = next(i for i, line in enumerate(lines) if line.startswith("Not ranked"))
+    assert lines[heading + 1].split() == ["candidate", "td_error", "likeness"]
+    assert lines[heading + 2].split() == ["mute", short_number(-0.5), likeness_of_mute]
+    assert lines[heading + 3] == "  mute: not estimable: it never acts as the log does"
+    assert not any("mute" in line for line in lines[:heading]), "it is not among the ranked"
+    page = selection_page(described)
+    assert page.index("Not ranked") > page.index("Ranking") and "1 of 5 candidates are not ranked" in page
+    # refused candidates stay as given, whatever is known of them
+    all_but_one = select(policies()[1:2] + [TableTarget(np.array([[0.5, 0.5]] * 2), SPEC, "mute")], log(), estimates, discount=1.0,
+                         others={"td_error": [-9.0, -0.1]})  # fmt: skip
+    assert [row[1] for row in refused_rows(all_but_one.to_json())] == [short_number(-9.0), short_number(-0.1)]
+    other = chosen(selector="td_error", others=errors)  # a selector that reads no estimate ranks it, and says that it has none
+    rows = {row[1]: row for row in ranking_rows(other.to_json())}
+    assert rows["mute"][3] == "not estimable" and any("mute: not estimable by fqe: it never acts" in note for note in other.notes)
+    assert [row[0] for row in refused_rows(other.to_json())] == ["bad", LOGGED]
 
 
 def test_nothing_estimable_is_told_without_a_traceback() -> None:
@@ -396,6 +424,43 @@ def test_the_verb_reads_runs_their_critics_and_their_history(tmp_path: Path) -> 
     assert "6 online episodes in 1 evaluations" in provenance_words(again) and all(c["truth"] is None for c in again["candidates"])
     with pytest.raises(ConfigError, match="at least one run"):
         run_selection(Select(runs=(), data="x"), estimates)
+
+
+def test_the_python_face_ranks_as_the_verb_does(tmp_path: Path) -> None:
+    import stitchrl
+    from stitchrl.core.records import Logging
+
+    data = log()
+    data.save(tmp_path / "coins")
+    quick = {"steps": 20, "log_every": 20, "save_every": 20, "compile": "off", "batch_size": 16}
+    for name in ("bc", "q_learning"):
+        stitchrl.train(
+            name, data, run=tmp_path / name, settings={"hidden": (8,)}, training=quick, preprocessing={"held_out": 0.4},
+            logging=Logging(tensorboard=False, quiet=True),
+        )  # fmt: skip
+    runs = [tmp_path / "bc", tmp_path / "q_learning"]
+    found = stitchrl.select(runs, tmp_path / "coins", discount=0.5, quick=True, top=2)
+    verb = run_selection(
+        Select(runs=tuple(runs), data=str(tmp_path / "coins"), discount=0.5, quick=True, top=2),
+        functools.partial(real_estimates, quick=True),
+    )
+    assert found.to_json() == verb.to_json()
+    assert found.data["episodes"] == 80 and found.notes[0] == "judged by the 40% of the episodes that these runs held out"
+    assert found.chosen is not None and {e.name for e in found.candidates[0].estimates} <= {
+        "measured",
+        *(e.name for e in found.candidates[1].estimates),
+    }
+    alone = stitchrl.select(stitchrl.load_policy(tmp_path / "bc"), data, discount=0.5, quick=True)  # a policy without its run
+    assert {c.name for c in alone.candidates} == {"bc, seed 0", LOGGED}
+    assert "do not call this an offline choice" in provenance_words(alone.to_json())
+    twice = [stitchrl.load_policy(tmp_path / "bc")] * 2
+    with pytest.raises(ConfigError, match="'td_error' reads a run's checkpoint; 'bc \\(1\\)' is a policy without its run"):
+        stitchrl.select(twice, data, selector="td_error", discount=0.5)
+    with pytest.raises(ConfigError, match="named twice"):
+        stitchrl.select([tmp_path / "bc", tmp_path / "bc"], data, discount=0.5)
+    for wrong, words in (({"top": 0}, "top is 0"), ({"discount": 1.5}, "discount is 1.5")):
+        with pytest.raises(ConfigError, match=words):
+            stitchrl.select(runs, data, **wrong)
 
 
 def test_the_temporal_difference_error_by_hand(tmp_path: Path) -> None:
