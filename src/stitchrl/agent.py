@@ -6,6 +6,8 @@ scale it was trained with, without which it cannot be loaded). Nothing is unpick
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
@@ -25,6 +27,7 @@ from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
 
 FORMAT = 1
+NOISE_AT_ONCE = 2**25  # random numbers of a draw: 128 MB a seed
 
 
 @final
@@ -59,6 +62,8 @@ class Agent:
         The mode or mean of the policy; `sampled` draws from it, reproducibly from each seed's own generator.
         """
         seeds, count = observations.shape[:2]
+        if sampled and count > (most := self._most_at_once()):
+            return np.concatenate([self.act(observations[:, i : i + most], sampled=True) for i in range(0, count, most)], 1)
         x = self._observations(observations)
         noise = self._noise(count) if sampled else None
         actions: np.ndarray = self._map(lambda p, o, z: functional_call(self.policy, p, (o, z)), x, noise).cpu().numpy()
@@ -192,6 +197,11 @@ class Agent:
             raise DataError(f"observations hold {int(observations.min())} … {int(observations.max())}; expected the 0 … 255 of uint8")
         elif space.dtype == "uint8" and observations.dtype.kind == "f":
             raise DataError("observations are real numbers; the policy learned from frames of uint8, 0 … 255")
+
+    def _most_at_once(self) -> int:
+        """How many observations to draw actions for together: a policy that chooses among candidates takes thousands of numbers for each."""
+        kind = self.policy.noise(1)
+        return sys.maxsize if kind is None else max(1, NOISE_AT_ONCE // math.prod(kind.shape))
 
     def _noise(self, count: int) -> Tensor | None:
         kind = self.policy.noise(count)

@@ -19,6 +19,7 @@ from stitchrl.core.algorithm import build
 from stitchrl.core.errors import CheckpointError, DataError, StitchError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.transforms import Affine
+from stitchrl.evaluation.evidence import AgentTarget
 from stitchrl.training import seeds
 
 REAL = Spec(Box((3,)), Box((2,), (-2.0, 0.0), (2.0, 1.0)))
@@ -112,6 +113,25 @@ def test_sampled_actions_are_reproducible_and_differ() -> None:
     once = ours.act(x, sampled=True)
     ours.seed_acting(5)
     assert np.array_equal(once, ours.act(x, sampled=True)) and not np.array_equal(once, first)
+
+
+def test_many_sampled_actions_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = policy_of("bcq", REAL, TRANSFORMS, autoencoder_hidden=(5,), acting_candidates=6)  # 6 candidates of 4 latents for each
+    x = np.random.default_rng(0).normal(size=(2, 7, 3))
+    ours.seed_acting(5)
+    pieces = [ours.act(x[:, i : i + 3], sampled=True) for i in (0, 3, 6)]
+    monkeypatch.setattr(agent, "NOISE_AT_ONCE", 3 * 24)
+    ours.seed_acting(5)
+    assert np.array_equal(ours.act(x, sampled=True), np.concatenate(pieces, 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("bcq", "best of drawn candidates"), ("fql", "noise through a network"), ("td3_bc", "deterministic")]
+)
+def test_a_policy_without_a_density_says_so_to_those_who_estimate(name: str, words: str) -> None:
+    target = AgentTarget(policy_of(name, REAL, TRANSFORMS), sampled=True)
+    with pytest.raises(DataError, match=words):
+        target.log_probabilities(np.zeros((2, 3), np.float32), np.zeros((2, 2), np.float32))
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ def trajectory_gate(episodes: Episodes) -> str | None:
     """
     if episodes.log_ratios is None:
         return _refusal(
-            "a deterministic policy of continuous actions has no density to weight episodes by",
+            "a deterministic or implicit policy of continuous actions has no density to weight episodes by",
             "a stochastic policy, or an estimator of values",
         )
     units = _unit_count(episodes)

@@ -38,7 +38,7 @@ class Target(ABC):
     def log_probabilities(self, observations: Array, actions: Array) -> Array:
         """Returns float64 `[N]` log-probability (log-density where continuous) of these actions, -inf where the policy never takes them.
 
-        Raises DataError for a deterministic policy of continuous actions, which has no density.
+        Raises DataError for a policy of continuous actions without a known density: a deterministic one, or noise sent through a network.
         """
 
     @abstractmethod
@@ -70,7 +70,10 @@ class AgentTarget(Target):
                 return np.asarray(np.log(chosen))
         if self.deterministic:
             raise DataError(f"{self.name}: a deterministic policy of continuous actions has no density")
-        return np.asarray(self.agent.log_probabilities(observations, actions)[0], np.float64)
+        try:
+            return np.asarray(self.agent.log_probabilities(observations, actions)[0], np.float64)
+        except TypeError as error:  # a policy that draws, and whose law is not known
+            raise DataError(f"{self.name}: {error}") from None
 
     def draw(self, observations: Array, count: int, seed: int) -> Array:
         if self.deterministic:

@@ -138,7 +138,7 @@ def test_trajectory_gate_names_what_it_found_and_needs() -> None:
     half = np.r_[np.full(50, 0.5), np.full(50, 1.5)]
     assert trajectory_gate(one_step(half)) is None
     assert trajectory_gate(log_of(None, lengths=np.array([1]))) == (
-        "not estimable: a deterministic policy of continuous actions has no density to weight episodes by; "
+        "not estimable: a deterministic or implicit policy of continuous actions has no density to weight episodes by; "
         "needs a stochastic policy, or an estimator of values"
     )
     assert trajectory_gate(one_step(np.ones(29))) == "not estimable: 29 episodes; needs at least 30"
