@@ -26,6 +26,7 @@ LQG = "stitchrl/LQG-v0"
 ICU_SEPSIS = "stitchrl/ICU-Sepsis-v0"
 ANT_DIRECTIONS = "stitchrl/AntDirections-v0"
 ANT_MAZE = "stitchrl/AntMaze-v0"
+HIGHWAY = "stitchrl/Highway-v0"
 
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
@@ -38,6 +39,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("FrankaKitchen", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
     ("Sepsis/", "icu_sepsis", "pip install icu-sepsis"),
     ("ALE/", "ale_py", "pip install ale-py opencv-python-headless"),
+    ("highway-", "highway_env", "pip install highway-env"),
     ("MiniGrid-", "minigrid", "pip install minigrid"),
     ("BabyAI-", "minigrid", "pip install minigrid"),
     ("MinAtar/", "minatar", "pip install minatar"),
@@ -56,14 +58,15 @@ _TASKS: dict[str, tuple[int, str]] = {
     ICU_SEPSIS: (500, "icu_sepsis.icu_sepsis"),
     ANT_DIRECTIONS: (1000, "ant_directions.AntDirections"),
     ANT_MAZE: (1000, "ant_maze.AntMaze"),
+    HIGHWAY: (30, "highway.highway"),
 }
 
 
 def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
 
-    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0), Gymnasium's, and those
-    of installed packages.
+    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, Highway-v0), Gymnasium's,
+    and those of installed packages.
     Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the
     nearest id, the package to install, or the options that exist.

@@ -15,18 +15,23 @@ SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies tra
 
 
 def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
-    """Returns `random`, `waypoint` (in a PointMaze), or the policy saved in a run directory or shipped under a name such as `pendulum-expert`."""
+    """Returns `random`, `waypoint` (in a PointMaze), `highway-cautious`, `highway-reckless`, or the policy saved in a run directory or shipped under a name such as `pendulum-expert`."""
     if name == "random":
         return RandomBehaviour(spec)
     if name == "waypoint":
         from stitchrl.environments.waypoints import WaypointBehaviour
 
         return WaypointBehaviour(environment)
+    if name in ("highway-cautious", "highway-reckless"):
+        from stitchrl.environments.highway_drivers import highway_driver
+
+        return highway_driver("cautious" if name == "highway-cautious" else "reckless", spec, environment)
     path = SAVED / name if (SAVED / name).is_dir() else Path(name)
     if not path.is_dir():
         shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
         raise ConfigError(
-            f"behaviour '{name}' is neither random, waypoint, a shipped policy ({', '.join(shipped)}) nor a directory with a saved policy"
+            f"behaviour '{name}' is neither random, waypoint, highway-cautious, highway-reckless, a shipped policy "
+            f"({', '.join(shipped)}) nor a directory with a saved policy"
         )
     return saved_policy(path, sampled=sampled)
 
