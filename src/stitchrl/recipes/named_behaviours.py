@@ -15,7 +15,8 @@ SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies tra
 
 
 def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
-    """Returns `random`, `waypoint` (in a PointMaze), `highway-cautious`, `highway-reckless`, or the policy saved in a run directory or shipped under a name such as `pendulum-expert`."""
+    """Returns `random`, `waypoint` (in a PointMaze), `highway-cautious`, `highway-reckless`, or the policy saved in a run directory or
+    shipped under a name such as `pendulum-expert`."""
     if name == "random":
         return RandomBehaviour(spec)
     if name == "waypoint":
