@@ -71,6 +71,26 @@ def test_the_command_writes_page_and_record_and_its_code_is_the_verdicts(tmp_pat
     assert record["verdict"]["sentence"][:30] in (run / "trust.html").read_text()
 
 
+def test_before_and_after_are_judged_on_what_both_held_out_and_written_with_the_figures_numbers(tmp_path: Path) -> None:
+    dataset = log()
+    dataset.save(tmp_path / "data")
+    runs = [trained(tmp_path / name, dataset, held_out) for name, held_out in (("first", 0.3), ("second", 0.5))]
+    code = verb(
+        [str(runs[1]), "--before", str(runs[0]), "--data", str(tmp_path / "data"), "--quick", "--csv", str(tmp_path / "numbers"),
+         "--return-range", "0", "1"]
+    )  # fmt: skip
+    record = json.loads((runs[1] / "trust.json").read_text())
+    assert code == record["verdict"]["exit_code"]
+    assert record["data"]["fingerprint"] == split_held_out(dataset, 0.3)[1].fingerprint(), "the smaller part, held out of both"
+    before = record["before"]
+    assert (before["policy"]["path"], record["policy"]["path"]) == (str(runs[0]), str(runs[1]))
+    assert before["selection"]["words"].startswith("judged on episodes held out")
+    assert [row["name"] for row in before["differences"]] == [e["name"] for e in record["estimates"] if e["name"] != "logged"]
+    assert record["other_bounds"]["return_range"] == {"low": 0.0, "high": 1.0, "source": "declared in the request"}
+    assert (tmp_path / "numbers" / "before_and_after.csv").read_text().startswith("name,estimate,low,high,level,reason")
+    assert record["reproducibility"]["command"].count("--before") == 1 and "--csv" not in record["reproducibility"]["command"]
+
+
 def test_a_log_of_another_task_is_refused(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", log(), 0.0)
     other = chain(length=12)

@@ -81,7 +81,7 @@ def record_of(m: Measured, target: Target, asked: Asked) -> dict[str, Any]:
         "confounding": _confounding_record(m.confounding),
         "leakage": [{"kind": f.code, "column": f.column, "words": f.message} for f in m.leaks],
         "selection": {"online_evaluations": m.provenance.online, "words": m.provenance.words},
-        "actions": _actions_record(m.dataset, target),
+        "actions": actions_record(m.dataset, target),
         "examples": example_episodes(
             m.dataset, target, judged.behaviour, discount=judged.how.discount, seed=asked.seed
         ).to_json(),
@@ -253,7 +253,8 @@ def _confounding_record(found: Sensitivity | str) -> dict[str, Any]:
     return {"gamma_flips": found.flips, "curve": [list(row) for row in found.curve], "reason": None, "words": words}
 
 
-def _actions_record(dataset: Dataset, target: Target) -> dict[str, Any] | None:
+def actions_record(dataset: Dataset, target: Target) -> dict[str, Any] | None:
+    """Returns how often each action is logged and done by the policy, and both together `[n, n]`; None where actions are continuous."""
     action = dataset.spec.action
     if not isinstance(action, Discrete):
         return None

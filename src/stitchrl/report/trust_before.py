@@ -25,7 +25,8 @@ def difference_words(record: Mapping[str, Any]) -> str:
     """Returns in a sentence what the second policy is worth more than the first, or that it is not estimable and why."""
     before = record["before"]
     if before["estimator"] is None:
-        return f"The difference between the two is {before['differences'][0]['reason'] if before['differences'] else 'not estimable'}."
+        row = next((row for row in before["differences"] if row["name"] == "drl"), before["differences"][0])  # the one relied on first
+        return f"The difference between the two: {row['reason']}."
     interval = next(row["interval"] for row in before["differences"] if row["name"] == before["estimator"])
     if interval["low"] > 0:
         said = "The second is worth more than the first"
@@ -70,11 +71,12 @@ def _differences(record: Mapping[str, Any], before: Mapping[str, Any]) -> str:
         0.0,
     )
     body = [
-        (
-            row["name"],
-            *(interval_text(side[row["name"]]["interval"]) for side in values),
-            interval_text(row["interval"], row["reason"] or ""),
-        )
+        (row["name"], *(interval_text(side[row["name"]]["interval"]) for side in values), interval_text(row["interval"]))
         for row in before["differences"]
     ]
-    return drawn + table(("estimator", "before", "after", "after minus before"), body, label="Paired differences")
+    alike: dict[str, list[str]] = {}  # estimators refused for the same reason are told together
+    for row in before["differences"]:
+        if row["interval"] is None:
+            alike.setdefault(row["reason"], []).append(row["name"])
+    reasons = "".join(paragraph(f"{', '.join(names)}: {reason}.", "soft") for reason, names in alike.items())
+    return drawn + table(("estimator", "before", "after", "after minus before"), body, label="Paired differences") + reasons

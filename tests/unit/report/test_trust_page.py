@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 import dataclasses
 import inspect
 import json
@@ -19,8 +20,9 @@ from stitchrl import api
 from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.evaluation.verdict import EXIT_CODES, RULES, STATUSES
 from stitchrl.report import trust_page as module
-from stitchrl.report.trust_figures import Row, action_frequencies, interval_rows, interval_text
+from stitchrl.report.trust_figures import Row, action_frequencies, actions_together, interval_rows, interval_text
 from stitchrl.report.trust_page import QUESTIONS, trust_page, trust_text
+from stitchrl.report.trust_tables import figure_tables
 from stitchrl.verbs.trust import QUESTION, TrustFlags, command, files_of, question, tell, trust
 from tests.unit.report.schema_check import faults
 from tests.unit.report.trust_records import RECORDS, not_supported, span, supported, with_before
@@ -268,6 +270,96 @@ def test_many_actions_become_a_map() -> None:
     assert action_frequencies([], []) == ""
 
 
+def test_a_map_says_how_often_policy_and_log_agree() -> None:
+    drawn = actions_together([[0.27, 0.23], [0.18, 0.32]])
+    assert "<image" in drawn and "agree: 59 %" in drawn and "logged action" in drawn
+    assert actions_together(None) == "" and "<image" in actions_together([[0.0, 0.0], [0.5, 0.5]]), "an action never logged"
+
+
+@KINDS
+def test_each_figure_has_its_numbers_in_a_csv(kind: str) -> None:
+    record = RECORDS[kind]()
+    tables = figure_tables(record)
+    assert len(tables) == html(kind).count("<figure>")
+    parsed = {name: list(csv.DictReader(text.splitlines())) for name, text in tables.items()}
+    for row, item in zip(parsed["estimates"], record["estimates"], strict=True):
+        assert row["name"] == item["name"] and row["reason"] == (item["reason"] or "")
+        found = [float(row[end]) if row[end] else None for end in ("estimate", "low", "high", "level")]
+        assert found == (
+            [None] * 4 if item["interval"] is None else [item["interval"][end] for end in ("estimate", "low", "high", "level")]
+        )
+    if record["actions"] is not None:
+        assert [float(row["policy"]) for row in parsed["action_frequencies"]] == record["actions"]["policy"]
+    if "actions_together" in parsed:
+        assert float(parsed["actions_together"][26]["share_of_steps"]) == record["actions"]["together"][1][1]
+    assert ("before_and_after" in parsed) == (kind == "with before")
+
+
+def test_a_csv_is_no_formula() -> None:
+    record = supported()
+    record["subgroups"][0]["column"] = "=cmd|'/c calc'!A1"
+    assert "\n\"'=cmd" in figure_tables(record)["subgroups"]
+
+
+# ---------------------------------------------------------------------------------------------------- other bounds and examples
+
+
+def test_other_bounds_are_told_with_what_they_assume_or_why_there_are_none() -> None:
+    words = Page(html("supported")).words
+    part = words[words.rindex("7. Other bounds") : words.rindex("8. Self-checks")]
+    assert "from 0 to 1: declared in the request" in part and "at least 0.692" in part, "0.812 - 0.12"
+    assert part.count("not claimed: no bound of a whole episode's weight is known") == 2 and part.count("Tested on 100 skewed returns") == 6
+    refused = Page(html("not estimable")).words
+    part = refused[refused.rindex("7. Other bounds") : refused.rindex("8. Self-checks")]
+    assert "No range of the returns is known" in part and part.count("0 effective episodes of 100") == 1, "one reason is told once"
+
+
+def test_example_episodes_show_what_was_done_and_what_the_policy_would_do() -> None:
+    words = Page(html("supported")).words
+    part = words[words.rindex("13. Behaviour explained") :]
+    assert "Episode 7, most different (0.91): 2 of 19 steps, return 1" in part
+    assert "Episode 1204, least different (0.03): 2 steps, return 1" in part
+    assert re.search(r"3 612 4 31 % 12 88 % 0\.42 % 0\.91", part), (
+        "step, observation, logged, its probability, policy's, both probabilities"
+    )
+    continuous = Page(html("not supported")).words
+    assert re.search(r"0 0\.1, -0\.25, 3 0\.1, -0\.9 1\.37 1, 1 2\.4", continuous[continuous.rindex("13. Behaviour explained") :])
+
+
+def test_the_policy_before_stands_beside_after_the_verdict_and_its_numbers() -> None:
+    record = with_before()
+    words = Page(html("with before")).words
+    body = words[words.index("}") :]
+    order = [
+        body.rindex(text)
+        for text in ("What would change the verdict", "Before: cql, seed 0, offline (runs/cql-before)", "Every check is listed")
+    ]
+    assert order == sorted(order)
+    part = body[order[1] : order[2]]
+    assert "The second is worth more than the first: 0.028 [0.011, 0.045] by drl" in part
+    assert "check: difference warn pass" in part and "verdict Supported with limits Supported" in part
+    assert "0.820 [0.800, 0.840]" in part and "not estimable before: 8 effective episodes" in part
+    assert "The second is worth more than the first" in re.sub(r"\s+", " ", trust_text(record))
+    assert "Before and after" not in Page(html("supported")).words
+
+
+@pytest.mark.parametrize(
+    ("interval", "said"),
+    [
+        (span(-0.03, -0.05, -0.01), "The second is worth less than the first: −0.030 [−0.050, −0.010]"),
+        (span(0.01, -0.01, 0.03), "No difference between the two is shown: 0.010 [−0.010, 0.030]"),
+        (None, "The difference between the two: not estimable before: 8 effective episodes."),
+    ],
+)
+def test_the_difference_of_two_policies_is_said_in_words(interval: dict[str, Any] | None, said: str) -> None:
+    record = with_before()
+    row = next(row for row in record["before"]["differences"] if row["name"] == "drl")
+    row |= {"interval": interval, "reason": None if interval else "not estimable before: 8 effective episodes"}
+    record["before"]["estimator"] = "drl" if interval else None
+    assert list(faults(record, SCHEMA)) == []
+    assert said in Page(trust_page(record)).words
+
+
 # -------------------------------------------------------------------------------------------------------------------------- text
 
 
@@ -317,6 +409,18 @@ def test_it_is_told_written_and_the_exit_code_returned(run: Path, capsys: pytest
     assert [tell(TrustFlags(run, "log"), RECORDS[kind](), {}) for kind in ("supported", "not supported")] == [0, 3]
 
 
+def test_the_figures_numbers_are_written_where_asked(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = supported()
+    assert tell(TrustFlags(run, "log", csv=tmp_path / "numbers"), record, {}) == 0
+    written = {file.stem: file.read_text(encoding="utf-8") for file in (tmp_path / "numbers").iterdir()}
+    assert written == figure_tables(record) and len(written) == 9
+    assert capsys.readouterr().out.endswith(f"{tmp_path / 'numbers'}\n")
+    assert tell(TrustFlags(run, "log", csv=tmp_path / "numbers"), record, {}) == 0, "a second time"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        files_of(TrustFlags(run, "log", csv=tmp_path / "file"))
+
+
 def test_files_are_written_where_asked_and_unasked_only_into_a_run(run: Path, tmp_path: Path) -> None:
     assert files_of(TrustFlags(run, "log", html=tmp_path / "a.html")) == (tmp_path / "a.html", run / "trust.json")
     (run / "config.json").unlink()
@@ -343,6 +447,10 @@ def test_mistakes_are_told_before_the_work(run: Path, tmp_path: Path) -> None:
         trust([str(tmp_path / "nothing"), "--data", "no-such-log"])
     with pytest.raises(ConfigError, match="there is no directory"):
         trust([str(run), "--data", "no-such-log", "--html", str(tmp_path / "nowhere" / "a.html")])
+    with pytest.raises(ConfigError, match="no such run"):
+        trust([str(run), "--data", "no-such-log", "--before", str(tmp_path / "nothing")])
+    with pytest.raises(ConfigError, match="there is no directory"):
+        trust([str(run), "--data", "no-such-log", "--csv", str(tmp_path / "nowhere" / "numbers")])
     with pytest.raises(ConfigError, match="level"):
         trust([str(run), "--data", "no-such-log", "--level", "95"])
     with pytest.raises(ConfigError, match="--data"):
@@ -351,6 +459,8 @@ def test_mistakes_are_told_before_the_work(run: Path, tmp_path: Path) -> None:
         trust([str(run), "--data", "no-such-log"])
 
 
-@pytest.mark.parametrize("files", [[], ["--html", "a b.html"], ["--html=a.html", "--json", "x.json"], ["--json=--html"]])
+@pytest.mark.parametrize(
+    "files", [[], ["--html", "a b.html"], ["--csv", "numbers"], ["--html=a.html", "--json", "x.json"], ["--json=--html"]]
+)
 def test_the_recorded_command_leaves_the_files_out(files: list[str]) -> None:
     assert command(["runs/a b", *files, "--data", "log"]) == "stitchrl trust 'runs/a b' --data log"
