@@ -53,8 +53,9 @@ def adam_step(
     rate = learning_rate(adam, count if count.is_cuda else count.double(), updates)
     count.add_(1 - halted)
     if not torch.compiler.is_compiling():
+        # it reads memory in order, whatever the strides (PyTorch 2.13, CPU): a transposed gradient would move the wrong weights
         torch._fused_adamw_(
-            list(parameters), list(gradients), list(first), list(second), [], [count] * len(parameters),
+            list(parameters), [g.contiguous() for g in gradients], list(first), list(second), [], [count] * len(parameters),
             lr=rate, beta1=beta1, beta2=beta2, weight_decay=adam.weight_decay, eps=adam.epsilon, amsgrad=False, maximize=False, found_inf=halted,
         )  # fmt: skip
         return

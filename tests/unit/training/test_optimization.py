@@ -56,6 +56,14 @@ def test_adam_is_pytorchs(dtype: torch.dtype, compiled: bool, weight_decay: floa
     assert count == 60
 
 
+def test_a_transposed_gradient_moves_the_weights_it_is_of() -> None:
+    # a product with a weight's transpose, as EDAC's, has a gradient in that layout; the fused optimizer alone would read it in order of memory
+    values = [torch.zeros(3, 4), torch.zeros(3, 4), torch.zeros(3, 4)]
+    gradient = torch.arange(12.0).reshape(4, 3).T
+    optimization.adam_step(Adam(1e-2), *([x] for x in (values[0], gradient, values[1], values[2])), torch.zeros(()), 100, GO)
+    torch.testing.assert_close(values[1], 0.1 * gradient)
+
+
 def test_the_first_adam_step_is_one_learning_rate_against_the_sign() -> None:
     # m = 0.1 g, v = 0.001 g², corrected to g and g²: a step of rate · g / (|g| + eps)
     parameters, gradients = [torch.tensor([1.0, 1.0], dtype=torch.float64)], [torch.tensor([4.0, -0.5], dtype=torch.float64)]
