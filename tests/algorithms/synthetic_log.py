@@ -14,8 +14,10 @@ from torch import Tensor
 from stitchrl import algorithms
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.batch import BatchKind
+from stitchrl.core.goals import GoalDrawing, Goals, with_goal, without_goal
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.data.sampling import DeviceRows
+from stitchrl.data.goal_rows import GoalRows
+from stitchrl.data.sampling import DeviceRows, Rows
 from stitchrl.training.learner import Learner, Training
 
 SPECS = {
@@ -24,14 +26,17 @@ SPECS = {
 }
 # Settings whose losses differ from the defaults'; an algorithm that is not named here is run with its defaults alone.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "awac/box": [{"weights": "clipped"}],
     "bc/box": [{"distribution": "gaussian"}],
     "bcq/box": [{"target_every": 2, "minimum_weight": 1.0}],
     "bcq/discrete": [{"threshold": 0.0, "target_rate": 1.0, "target_every": 3}],
     "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
     "cql/discrete": [{"lagrange_gap": 1.0}],
+    "edac/box": [{"diversity": 0.0, "ensemble": 4}],
     "fql/box": [{"normalize_value": True, "target_value": "minimum"}, {"critic_layer_norm": False, "actor_layer_norm": True}],
-    "iql/box": [{"distribution": "deterministic"}],
+    "iql/box": [{"distribution": "deterministic"}, {"actor_loss": "ddpg_bc", "layer_norm": True}],
     "q_learning/discrete": [{"double": False, "ensemble": 2, "target_every": 3, "target_rate": 1.0}],
+    "rebrac/box": [{"normalize_values": False, "layer_norm": False}],
     "sac/box": [{"entropy_backup": False}],
 }
 
@@ -54,13 +59,21 @@ class Case:
 
     @property
     def spec(self) -> Spec:
-        return SPECS[self.actions]
+        return with_goal(SPECS[self.actions]) if isinstance(self.algorithm.batch, Goals) else SPECS[self.actions]
+
+    @property
+    def width(self) -> int:
+        """The numbers that its policy sees at once."""
+        return self.spec.observation.size  # type: ignore[union-attr]
 
     def config(self, **changes: Any) -> Any:
         """Returns the algorithm's config with networks that are quick to train."""
         kind = algorithms.find(self.name)[1]
         known = {f.name for f in dataclasses.fields(kind)}
-        quick = {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
+        quick = (
+            {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
+        )
+        quick |= {"latent": 16, "components": 4}
         small = {"hidden": (16, 16)} | {name: value for name, value in quick.items() if name in known}
         return kind(**{**small, **self.settings, **changes})
 
@@ -69,8 +82,19 @@ class Case:
 
     def learner(self, seeds: Sequence[int] = (0,), table: Tensor | None = None, **training: Any) -> Learner:
         settings = Training(**{"steps": 200, "batch_size": 16, "compile": "off", **training})
-        rows = DeviceRows(rows_of(self.spec, kind=self.algorithm.batch) if table is None else table)
+        rows: Rows = DeviceRows(rows_of(self.spec, kind=self.algorithm.batch) if table is None else table)
+        if isinstance(self.algorithm.batch, Goals):
+            rows = goal_rows(self.spec, self.algorithm.batch)
         return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
+
+
+    def rows(self, size: int) -> Tensor:
+        """Returns packed rows of one batch, `[size, width]` or, of states with goals, `[size, R, width]`."""
+        if not isinstance(self.algorithm.batch, Goals):
+            return rows_of(self.spec, size, kind=self.algorithm.batch)
+        made = goal_rows(self.spec, self.algorithm.batch)
+        table, index = made.gather(made.draw(0, (1, size), torch.Generator().manual_seed(1)))
+        return table[index][0]
 
 
 def cases(variants: bool = True) -> list[Case]:
@@ -105,6 +129,12 @@ def rows_of(spec: Spec, size: int = 300, seed: int = 1, kind: BatchKind | None =
     if "returns_to_go" in names:
         found["returns_to_go"] = rng.standard_normal((size, 1))
     return torch.from_numpy(np.concatenate([found[name] for name in names], axis=1).astype(np.float32))
+
+
+def goal_rows(spec: Spec, kind: BatchKind) -> GoalRows:
+    """Returns the made-up log of 300 states as ten episodes of 29 steps, with goals; `spec` is of observation and goal."""
+    states = rows_of(without_goal(spec), kind=Goals())
+    return GoalRows(DeviceRows(states), np.arange(0, 291, 29), kind, GoalDrawing(hindsight=True, subgoal_steps=5), 0.9, torch.device("cpu"))
 
 
 def advance(learner: Learner, steps: int) -> Learner:

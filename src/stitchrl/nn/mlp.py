@@ -93,21 +93,23 @@ class MLP(nn.Module):
     def with_action_gradient(self, observations: Tensor, actions: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the one output and its gradient in the actions, `[*E, B, 1]` and `[*E, B, A]`: both can be differentiated in the weights.
 
-        The chain rule is written out, from one pass forward: a ReLU's slope is 0 or 1, so that it is exact, and it is mapped over seeds and
-        compiled as any other product (autograd within a loss is not: PyTorch 2.13). Raises TypeError for other units and for layer norm.
+        The chain rule is written out, of one pass forward for all members: a ReLU's slope is 0 or 1, so that it is exact. It is mapped over
+        seeds and compiled as any other product (`torch.autograd.grad` is refused under vmap). Raises TypeError for other units and layer norm.
         """
         if self.activation != "relu" or self.norms is not None:
             raise TypeError("the gradient in the actions is written out for ReLU units without layer norm")
-        weights = [layer.weight for layer in self.layers]  # each [*E, inputs, outputs]
+        layers = [layer for layer in self.layers if isinstance(layer, Linear)]
+        # each [*E, inputs, outputs]; of the first layer's inputs the actions alone
+        weights: list[Tensor] = [layers[0].weight[..., -actions.shape[-1] :, :], *(layer.weight for layer in layers[1:])]
         x, slopes = self._first_layer(observations, actions), []
-        for layer in self.layers[1:]:
+        for layer in layers[1:]:
             x = torch.relu_(x)
             slopes.append((x > 0).to(x.dtype))  # [*E, B, H]
             x = layer(x)
         gradient = weights[-1].mT  # [*E, 1, H]
         for weight, slope in zip(reversed(weights[:-1]), reversed(slopes), strict=True):
-            gradient = (gradient * slope) @ weight.mT if weight is not weights[0] else (gradient * slope) @ weight[..., -actions.shape[-1] :, :].mT
-        return x, gradient
+            gradient = (gradient * slope) @ weight.mT
+        return x, gradient.expand(*x.shape[:-1], actions.shape[-1])
 
     def _first_layer(self, observations: Tensor, actions: Tensor | None) -> Tensor:
         first = self.layers[0]

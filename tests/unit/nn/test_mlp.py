@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -135,3 +137,32 @@ def test_a_continuous_critic_takes_many_actions_for_each_observation() -> None:
 def test_values_and_scalars() -> None:
     assert Value(BOX, (7,), layer_norm=True)(random(6, 5)).shape == (6,)
     assert Scalar(0.5)().item() == 0.5 and Scalar()().shape == ()
+
+
+@pytest.mark.parametrize("ensemble", [None, 3])
+@pytest.mark.parametrize("hidden", [(), (7,), (7, 6, 5)])
+@pytest.mark.parametrize("observation", [Box((4,)), Discrete(4)], ids=["box", "discrete"])
+def test_the_gradient_in_the_actions_is_autograds(observation: Box | Discrete, hidden: tuple[int, ...], ensemble: int | None) -> None:
+    mlp = MLP(observation, 1, hidden, actions=2, ensemble=ensemble).double()
+    s = torch.arange(8) % 4 if isinstance(observation, Discrete) else random(8, 4).double()
+    a = random(8, 2, seed=1).double()
+    value, gradient = mlp.with_action_gradient(s, a)
+    assert torch.equal(value, mlp(s, a))
+    free = a.clone().requires_grad_()
+    output = mlp(s, free)
+    for member in range(ensemble or 1):
+        own = output if ensemble is None else output[member]
+        expected = torch.autograd.grad(own.sum(), free, create_graph=True)[0]
+        ours = gradient if ensemble is None else gradient[member]
+        torch.testing.assert_close(ours, expected)
+        # and once more, in the weights
+        weights = [layer.weight for layer in mlp.layers]
+        once_more = [torch.autograd.grad(g.square().sum(), weights, retain_graph=True, allow_unused=True) for g in (ours, expected)]
+        for one, two in zip(*once_more, strict=True):
+            torch.testing.assert_close(one, two)
+
+
+@pytest.mark.parametrize("kind", [{"layer_norm": True}, {"activation": "gelu"}])
+def test_the_gradient_in_the_actions_is_written_out_for_relu_alone(kind: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match="ReLU"):
+        MLP(Box((4,)), 1, (7,), actions=2, **kind).with_action_gradient(random(8, 4), random(8, 2))
