@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.settings import Count, Share
-from stitchrl.fine_tuning.gathering import Exploration, Gathering
+from stitchrl.core.settings import Count, Fraction, NonNegative, Share
+from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.training.blocks import BLOCK_STEPS
 from stitchrl.training.learner import Learner, Training
 
@@ -39,7 +39,10 @@ class OnlinePhase:
     """moments of the optimizers: those of the offline phase, as IQL's and Cal-QL's code, or none"""
     schedule: Literal["constant", "restart"] = "constant"
     """learning rates that fall: constant at their first value, as IQL's code fine-tunes, or over the online updates anew (with optimizer reset)"""
-    exploration: Exploration = field(default_factory=Exploration)
+    exploration_noise: NonNegative = 0.1
+    """of deterministic policies: standard deviation of Gaussian noise on real-valued actions, in half action ranges (TD3's); others are sampled"""
+    epsilon: Fraction = 0.05
+    """of deterministic policies: share of uniformly random integer actions"""
 
     def rows_from_log(self, batch_size: int) -> int | None:
         """Returns the rows of each batch that are the log's; None where they are drawn from log and replay together."""

@@ -15,7 +15,6 @@ from stitchrl.agent import Agent
 from stitchrl.core.batch import BatchKind
 from stitchrl.core.errors import DataError
 from stitchrl.core.randomness import stream_seed
-from stitchrl.core.settings import Fraction, NonNegative
 from stitchrl.core.spec import Discrete, Space
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Replay
@@ -24,17 +23,6 @@ from stitchrl.data.transforms import apply
 from stitchrl.environments.make import make
 
 SINGLE = frozenset({"observations", "actions", "rewards", "terminals", "next_observations"})  # known as soon as a step is taken
-
-
-@final
-@dataclass(frozen=True)
-class Exploration:
-    """How deterministic policies try other actions; stochastic ones are sampled."""
-
-    noise: NonNegative = 0.1
-    """standard deviation of Gaussian noise on real-valued actions, in units of a half action range (TD3's 0.1)"""
-    epsilon: Fraction = 0.05
-    """share of uniformly random integer actions"""
 
 
 @final
@@ -78,10 +66,14 @@ class Gathering:
         environment: str,
         options: Mapping[str, Any],
         kind: BatchKind,
-        exploration: Exploration,
         replays: Sequence[Replay],
+        *,
+        exploration_noise: float,
+        epsilon: float,
     ) -> None:
-        self.agent, self.kind, self.exploration, self.replays = agent, kind, exploration, tuple(replays)
+        """exploration_noise, epsilon: of deterministic policies, as OnlinePhase has them; stochastic ones are sampled."""
+        self.agent, self.kind, self.replays = agent, kind, tuple(replays)
+        self.exploration_noise, self.epsilon = exploration_noise, epsilon
         self.name = environment
         self.stages = [Stage(make(environment, **options), seed) for seed in agent.seeds]
         # a kind that needs what follows a step (the next action, the return to go) is given whole episodes
@@ -114,9 +106,9 @@ class Gathering:
         generators = agent.generators
         if isinstance(space, Discrete):
             draws = torch.stack([torch.rand(2, generator=g, dtype=torch.float64) for g in generators]).numpy()
-            return np.where(draws[:, 0] < self.exploration.epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
+            return np.where(draws[:, 0] < self.epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
         noise = torch.stack([torch.randn(space.shape, generator=g) for g in generators]).numpy()
-        changed = np.clip(apply(agent.transforms, "actions", actions) + self.exploration.noise * noise, -1, 1)
+        changed = np.clip(apply(agent.transforms, "actions", actions) + self.exploration_noise * noise, -1, 1)
         for transform in reversed([t for t in agent.transforms if t.column == "actions"]):
             changed = transform.inverse(changed)
         return changed

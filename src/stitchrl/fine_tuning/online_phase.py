@@ -16,7 +16,7 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import alarms_of
 from stitchrl.core.errors import ConfigError, DivergenceError
-from stitchrl.core.files import write_json
+from stitchrl.core.files import write_atomically, write_json
 from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import check_settings, to_json
 from stitchrl.core.version import VERSION
@@ -77,7 +77,6 @@ def run_online(
     online, logging, options = online or OnlinePhase(), logging or Logging(), dict(environment_options or {})
     plan = parent.plan(settings or {}, training or parent.training, evaluation or parent.evaluation)
     check_settings(online, "online")
-    check_settings(online.exploration, "exploration")
     online.check(plan.training)
     if path.resolve() == parent.path.resolve():
         raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
@@ -95,6 +94,8 @@ def run_online(
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints") if resume else 0.0
         write_json(path / "config.json", config)
+        if (offline := parent.path / "evaluations.jsonl").is_file():  # so that both phases can be shown from this directory alone
+            write_atomically(path / "offline_evaluations.jsonl", offline.read_bytes())
         doctor = RunDoctor(_unbounded(limits_of(dataset, plan.settings, source_agent.transforms)), plan.seeds)
         records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, source_agent.transforms)
         run = RunInProgress(
@@ -127,7 +128,9 @@ def continuation(
     rows = Mixture(log, replays, online.rows_from_log(plan.training.batch_size))
     training = dataclasses.replace(plan.training, steps=online.updates(plan.training.steps))
     learner = Learner(kind, plan.settings, inner, rows, plan.seeds, training, device, block_steps(online))
-    gathering = Gathering(agent_of(learner, source), environment, options, batch, online.exploration, replays)
+    gathering = Gathering(
+        agent_of(learner, source), environment, options, batch, replays, exploration_noise=online.exploration_noise, epsilon=online.epsilon
+    )
     return Continuation(learner, gathering, online, plan.training)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.intervals import interquartile_mean, performance_profile, scores_of
 from stitchrl.report.page import COLOURS, INK, inline_svg, plain
-from stitchrl.report.records_reader import Array, Curve, Run, read_run
+from stitchrl.report.records_reader import Array, Curve, Evaluation, Run, read_run
 from stitchrl.report.summary import (
     Measure,
     best_evaluation,
@@ -148,7 +148,10 @@ def _steps_axis(axes: Axes) -> None:
 
 
 def learning_curves(runs: Sequence[Run], measure: Measure | None = None, looks: Mapping[Path, Look] | None = None) -> Figure:
-    """Score against gradient steps, a panel for each task: the mean over seeds, and a band from the lowest seed to the highest."""
+    """Score against gradient steps, a panel for each task: the mean over seeds, and a band from the lowest seed to the highest.
+
+    An online phase begins at 0 and counts steps in the environment; what its run was worth offline is to the left.
+    """
     shown = _evaluated(runs)
     measure, looks = measure or measure_of(shown), looks or looks_of(shown)
     tasks = list(dict.fromkeys(task_of(run) for run in shown))
@@ -156,13 +159,28 @@ def learning_curves(runs: Sequence[Run], measure: Measure | None = None, looks: 
         figure, panels = _panels(tasks)
         for task, axes in zip(tasks, panels, strict=True):
             ends = []
-            for run in (run for run in shown if task_of(run) == task):
-                seeds = np.array([scores_of(episodes_of(e, measure)) for e in run.evaluations])  # [n, S]
-                ends.append(_line_with_band(axes, [e.step for e in run.evaluations], seeds, looks[run.path]))
+            here = [run for run in shown if task_of(run) == task]
+            for run in here:
+                steps, evaluations = _both_phases(run, measure)
+                seeds = np.array([scores_of(episodes_of(e, measure)) for e in evaluations])  # [n, S]
+                ends.append(_line_with_band(axes, steps, seeds, looks[run.path]))
             axes.set_ylabel(_NAMES[measure])
             _steps_axis(axes)
+            if any("parent" in run.config for run in here):
+                axes.axvline(0, color="0.5", linewidth=0.8, linestyle=":")
+                axes.set_xlabel("gradient steps offline | 0 | steps in the environment")
             _label_ends(axes, ends)
     return figure
+
+
+def _both_phases(run: Run, measure: Measure) -> tuple[list[int], list[Evaluation]]:
+    """A run's steps and evaluations; of an online phase those of its offline run before it, at steps below 0, if they are of the same kind."""
+    last = int((run.config.get("parent") or {}).get("step", 0))
+    fits = [
+        e for e in run.offline if e.step < last and e.environment == run.environment and len(e.returns) == len(run.evaluations[0].returns)
+    ]
+    before = [e for e in fits if measure == "return" or e.normalized is not None]
+    return [e.step - last for e in before] + [e.step for e in run.evaluations], before + run.evaluations
 
 
 def _evaluated(runs: Sequence[Run]) -> list[Run]:

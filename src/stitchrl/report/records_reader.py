@@ -59,6 +59,7 @@ class Run:
     evaluations: list[Evaluation]
     notes: list[str] = field(default_factory=list)
     alarms: list[Alarm] | None = None
+    offline: list[Evaluation] = field(default_factory=list)  # of the run that an online phase goes on from, by its own steps
 
     @property
     def name(self) -> str:
@@ -118,13 +119,18 @@ def read_run(path: Path | str) -> Run:
     metrics = _curves(_lines(directory / "metrics.jsonl", notes), directory / "metrics.jsonl")
     if not metrics and events:
         metrics = read_tensorboard(directory)
-    file = directory / "evaluations.jsonl"
-    evaluations = {}
+    evaluations = _evaluations(directory / "evaluations.jsonl", notes)
+    alarms = _alarms(directory / "alarms.jsonl", notes)
+    return Run(directory, config, metrics, evaluations, notes, alarms, _evaluations(directory / "offline_evaluations.jsonl", notes))
+
+
+def _evaluations(file: Path, notes: list[str]) -> list[Evaluation]:
+    """The lines of a file by step, none where there is no file; after a resume the later line of a step counts."""
+    found = {}
     for number, line in _lines(file, notes):
         evaluation = _evaluation(line, f"{file} line {number}")
-        evaluations[evaluation.step] = evaluation  # after a resume the later line of a step counts
-    alarms = _alarms(directory / "alarms.jsonl", notes)
-    return Run(directory, config, metrics, [evaluations[step] for step in sorted(evaluations)], notes, alarms)
+        found[evaluation.step] = evaluation
+    return [found[step] for step in sorted(found)]
 
 
 def _alarms(file: Path, notes: list[str]) -> list[Alarm] | None:

@@ -52,15 +52,19 @@ class Finetune(Generic[Settings]):
     """print the resolved settings and stop"""
 
 
+@final
+@dataclass(frozen=True)
+class _OfTheRun:
+    """Settings that only a run can tell."""
+
+
 def finetune(arguments: Sequence[str]) -> int:
     """Goes on with a run in an environment."""
+    if {"-h", "--help"} & set(arguments) and not Path(arguments[0]).is_dir():  # of no run: without the settings of its algorithm
+        about = "Go on with a run in an environment. With the name of a run that is there, its own settings too."
+        parse(Finetune[_OfTheRun], ["--help"], f"{PROG} RUN", about, default=Finetune(_OfTheRun(), Training(), Evaluation()))
     if not arguments or arguments[0].startswith("-"):
-        if not arguments or arguments[0] not in ("-h", "--help"):
-            raise ConfigError(f"{PROG}: name a run first: {PROG} runs/NAME --env ENVIRONMENT --steps N")
-        print(
-            f"usage: {PROG} RUN --env ENVIRONMENT --steps N [options]\n\n{PROG} RUN --help tells the options, with the run's own settings"
-        )
-        return 0
+        raise ConfigError(f"{PROG}: name a run first: {PROG} runs/NAME --env ENVIRONMENT --steps N")
     from stitchrl.fine_tuning.parent_run import read_parent
     from stitchrl.verbs.train import print_config
 

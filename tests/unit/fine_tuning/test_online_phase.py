@@ -1,0 +1,250 @@
+"""Runs that go on in an environment: what they start from, when they learn, that a stop leaves no trace, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stitchrl.core.errors import CheckpointError, ConfigError, DataError
+from stitchrl.core.records import Logging
+from stitchrl.core.settings import read_settings
+from stitchrl.data import sources
+from stitchrl.data.dataset import Dataset
+from stitchrl.environments.make import make, spec_of
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.experiment import Preprocessing, Result, plan, run_experiment
+from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, block_steps
+from stitchrl.fine_tuning.online_phase import run_online
+from stitchrl.fine_tuning.parent_run import read_parent
+from stitchrl.report.records_reader import read_run
+from stitchrl.report.summary import online_episodes
+from stitchrl.training import checkpoint
+from stitchrl.training.learner import Training
+from tests.unit.fine_tuning.scripted_task import CLOCKED, ENDING, FORGETFUL, register_tasks
+
+register_tasks()
+QUIET = Logging(tensorboard=False, quiet=True)
+TRAINING: dict[str, Any] = {"batch_size": 8, "log_every": 10, "save_every": 10, "keep_checkpoints": 10, "device": "cpu", "compile": "off"}
+
+
+def chance(environment: str, episodes: int) -> Dataset:
+    """A log of random actions."""
+    world, rng = make(environment), np.random.default_rng(0)
+    spec, rows, last, offsets = spec_of(world), [], [], [0]
+    for episode in range(episodes):
+        seen, over = world.reset(seed=episode)[0], False
+        while not over:
+            action = rng.integers(2) if environment.startswith("CartPole") else rng.uniform(-2, 2, 1).astype(np.float32)
+            following, reward, terminal, timeout, _ = world.step(action)
+            rows.append((seen, action, reward, terminal, timeout))
+            seen, over = following, terminal or timeout
+        offsets.append(len(rows))
+        last.append(seen)
+    columns = [np.array(column) for column in zip(*rows, strict=True)]
+    kinds = (np.float32, np.int64 if environment.startswith("CartPole") else np.float32, np.float32, bool, bool)
+    names = ("observations", "actions", "rewards", "terminals", "timeouts")
+    made = {name: column.astype(kind) for name, column, kind in zip(names, columns, kinds, strict=True)}
+    return Dataset(spec, made, np.array(offsets), np.array(last, np.float32), {"name": "chance", "environment": environment})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs of 20 steps on random actions: real-valued ones with changed scales, two seeds, and integers."""
+    folder = tmp_path_factory.mktemp("runs")
+    settings: dict[str, Any] = {"td3_bc": {}, "iql": {}, "bc": {}, "cql": {"sampled_actions": 2}, "q_learning": {}}
+    for algorithm, own in settings.items():
+        environment = "CartPole-v1" if algorithm == "q_learning" else CLOCKED
+        source = folder / f"{environment.replace('/', '-')}.npz"
+        if not source.exists():
+            sources.write(chance(environment, 12), source)
+        changed = {} if algorithm == "q_learning" else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
+        made = plan(
+            algorithm, seeds=2 if algorithm == "iql" else 1, settings={"hidden": (8,), **own}, training=Training(steps=20, **TRAINING),
+            evaluation=Evaluation(episodes=2), preprocessing=Preprocessing(**changed),
+        )  # fmt: skip
+        run_experiment(made, sources.read(source), path=folder / algorithm, source=str(source), environment=environment, logging=QUIET)
+    return {name: folder / name for name in settings}
+
+
+def go_on(run: Path, into: Path, steps: int = 40, online: dict[str, Any] | None = None, **options: Any) -> Result:
+    parent = read_parent(run)
+    phase = read_settings(OnlinePhase, {"warm_start": 10, **(online or {})}, "online")
+    data = options.pop("data", None) or sources.read(parent.source)
+    return run_online(
+        parent, data, path=into, source="here", environment=options.pop("environment", None) or parent.environment[0] or "", online=phase,
+        training=replace(parent.training, steps=steps, **options.pop("training", {})), evaluation=Evaluation(episodes=2, every=20),
+        logging=QUIET, **options,
+    )  # fmt: skip
+
+
+def records(path: Path) -> list[Any]:
+    """All that a run wrote, but for times."""
+    lines = [json.loads(line) for name in ("metrics.jsonl", "evaluations.jsonl") for line in (path / name).read_text().splitlines()]
+    return [{k: v for k, v in line.items() if "second" not in k} for line in lines]
+
+
+def same(one: Path, other: Path) -> None:
+    a, b = (checkpoint.load_newest(path / "checkpoints") for path in (one, other))
+    assert a[1]["step"] == b[1]["step"] and sorted(a[0]) == sorted(b[0])
+    assert [name for name, value in a[0].items() if not torch.equal(value, b[0][name])] == []
+    assert records(one) == records(other)
+    assert (one / "policy" / "model.safetensors").read_bytes() == (other / "policy" / "model.safetensors").read_bytes()
+
+
+def test_the_online_phase_begins_with_the_policy_and_the_critic_of_the_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    result = go_on(runs["iql"], tmp_path / "on")
+    first, parent = read_run(tmp_path / "on").evaluations[0], read_run(runs["iql"]).evaluations[-1]
+    assert first.step == 0 and np.array_equal(first.returns, parent.returns) and np.array_equal(first.lengths, parent.lengths)  # type: ignore[arg-type]
+    assert [e.step for e in read_run(tmp_path / "on").evaluations] == [0, 20, 40] and result.step == 40
+    config = json.loads((tmp_path / "on" / "config.json").read_text())
+    assert config["parent"] == {"path": str(runs["iql"]), "step": 20, "online_episodes": 4}
+    assert config["online"]["rows_from_log"] == 4 and config["online"]["updates"] == 31
+    assert json.loads((tmp_path / "on" / "metrics.jsonl").read_text().splitlines()[-1])["online/updates"] == [31.0, 31.0]
+    # 4 of the parent's evaluation, 3 evaluations of 2 for each of 2 seeds, and 40 steps of episodes of 4 for each
+    assert online_episodes(read_run(tmp_path / "on")) == 4 + 12 + 20
+
+
+def test_before_the_first_update_nothing_is_changed(runs: dict[str, Path], tmp_path: Path) -> None:
+    go_on(runs["cql"], tmp_path / "on", steps=10, online={"warm_start": 10, "updates_per_round": 1}, training={"save_every": 5})
+    before, _ = checkpoint.load_newest(runs["cql"] / "checkpoints")
+    still, _ = checkpoint.load(tmp_path / "on" / "checkpoints" / "step_0000000005")
+    moved, _ = checkpoint.load(tmp_path / "on" / "checkpoints" / "step_0000000010")
+    groups = ("parameters/", "first_moments/", "second_moments/", "counts/")
+    names = [name for name in before if name.startswith(groups)]
+    assert names and all(torch.equal(before[name], still[name]) for name in names)
+    assert int(moved["counts/critic"]) == int(before["counts/critic"]) + 1 == 21
+    assert not torch.equal(moved["parameters/critic." + _first(before)], before["parameters/critic." + _first(before)])
+
+
+def _first(tensors: dict[str, torch.Tensor]) -> str:
+    return next(name.removeprefix("parameters/critic.") for name in tensors if name.startswith("parameters/critic."))
+
+
+def test_optimizers_may_begin_anew_with_a_schedule_over_the_online_updates(runs: dict[str, Path], tmp_path: Path) -> None:
+    go_on(runs["iql"], tmp_path / "on", online={"optimizer": "reset", "schedule": "restart"}, training={"save_every": 40})
+    found, _ = checkpoint.load_newest(tmp_path / "on" / "checkpoints")
+    assert float(found["counts/actor"]) == 31.0
+
+
+def test_settings_may_change_for_the_online_phase(runs: dict[str, Path], tmp_path: Path) -> None:
+    result = go_on(runs["cql"], tmp_path / "on", settings={"conservatism": 0.0})
+    assert result.agent.config.conservatism == 0.0 and result.agent.config.sampled_actions == 2
+
+
+@pytest.mark.parametrize(
+    ("run", "online", "environment"),
+    [
+        ("iql", {}, None),
+        ("td3_bc", {"mixing": 0.25, "steps_per_round": 3, "updates_per_round": 2}, ENDING),
+        ("cql", {"pour": True, "capacity": 9, "optimizer": "reset"}, None),
+        ("q_learning", {"mixing": 0.0, "epsilon": 0.5}, None),
+    ],
+)
+def test_a_stop_and_a_resume_leave_no_trace(
+    runs: dict[str, Path], tmp_path: Path, run: str, online: dict[str, Any], environment: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options: dict[str, Any] = {"online": online, "environment": environment}
+    go_on(runs[run], tmp_path / "whole", **options)
+    advance = Continuation.advance
+
+    def stopped(self: Continuation) -> None:
+        advance(self)
+        if self.step == 27:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Continuation, "advance", stopped)
+    result = go_on(runs[run], tmp_path / "parts", **options)
+    assert result.signal == signal.SIGTERM and result.step == 27
+    monkeypatch.setattr(Continuation, "advance", advance)
+    assert go_on(runs[run], tmp_path / "parts", resume=True, **options).step == 40
+    same(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_kill_goes_back_to_the_last_whole_checkpoint(runs: dict[str, Path], tmp_path: Path) -> None:
+    """What a power cut leaves: records past the checkpoint, a torn line, a checkpoint half written."""
+    go_on(runs["td3_bc"], tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    for step in (30, 40):
+        shutil.rmtree(tmp_path / "cut" / "checkpoints" / f"step_{step:010d}")
+    (tmp_path / "cut" / "checkpoints" / "step_0000000030.tmp-1").mkdir()
+    with (tmp_path / "cut" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 41, "loss')
+    assert go_on(runs["td3_bc"], tmp_path / "cut", resume=True).step == 40
+    same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_world_without_memory_goes_on_and_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
+    go_on(runs["td3_bc"], tmp_path / "on", environment=FORGETFUL, steps=30)
+    shutil.rmtree(tmp_path / "on" / "checkpoints" / "step_0000000030")
+    shutil.rmtree(tmp_path / "on" / "checkpoints" / "step_0000000020")
+    with pytest.warns(UserWarning, match="not exactly the uninterrupted one"):
+        assert go_on(runs["td3_bc"], tmp_path / "on", environment=FORGETFUL, steps=30, resume=True).step == 30
+
+
+def test_updates_by_hand() -> None:
+    """From step 10 on, two every third step: at 10, 13, 16."""
+    online = OnlinePhase(warm_start=10, steps_per_round=3, updates_per_round=2)
+    assert [online.updates(step) for step in (0, 9, 10, 12, 13, 15, 16)] == [0, 0, 2, 2, 4, 4, 6]
+    assert [block_steps(OnlinePhase(updates_per_round=n)) for n in (1, 20, 64, 100, 67)] == [1, 20, 64, 50, 1]
+
+
+@pytest.mark.parametrize(
+    ("online", "words"),
+    [
+        ({"mixing": 1.0}, "mixing is 1"),
+        ({"mixing": -0.1}, "mixing is -0.1"),
+        ({"mixing": 0.01}, "both parts need one"),
+        ({"mixing": 0.3, "pour": True}, "a poured log has no share"),
+        ({"schedule": "restart"}, "give --optimizer reset too"),
+        ({"warm_start": 41}, "nothing would be learned"),
+        ({"warm_start": 0}, "warm_start is 0"),
+        ({"exploration_noise": -1}, "exploration_noise is -1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(runs: dict[str, Path], tmp_path: Path, online: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        go_on(runs["td3_bc"], tmp_path / "on", online=online)
+
+
+def test_runs_that_cannot_go_on_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'bc' has no critic .* fine-tune a run of .*cql.*iql"):
+        go_on(runs["bc"], tmp_path / "on")
+    with pytest.raises(CheckpointError, match="no such run directory"):
+        go_on(tmp_path / "nowhere", tmp_path / "on")
+    with pytest.raises(ConfigError, match="has observations box"):
+        go_on(runs["td3_bc"], tmp_path / "on", environment="Pendulum-v1")
+    with pytest.raises(ConfigError, match="directory of its own"):
+        go_on(runs["td3_bc"], runs["td3_bc"])
+    with pytest.raises(DataError, match="its fingerprint is another"):
+        go_on(runs["td3_bc"], tmp_path / "on", data=chance(CLOCKED, 3))
+    with pytest.raises(ConfigError, match="settings that make the networks"):
+        go_on(runs["td3_bc"], tmp_path / "on", settings={"hidden": (16,)})
+    bare = shutil.copytree(runs["td3_bc"], tmp_path / "bare")
+    shutil.rmtree(bare / "checkpoints")
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        go_on(bare, tmp_path / "bare_on")
+    shutil.rmtree(bare / "policy")
+    with pytest.raises(CheckpointError, match="has no policy yet"):
+        go_on(bare, tmp_path / "bare_on")
+    go_on(runs["td3_bc"], tmp_path / "fine", steps=12)
+    with pytest.raises(ConfigError, match="was fine-tuned from"):
+        go_on(tmp_path / "fine", tmp_path / "finer")
+    with pytest.raises(CheckpointError, match="already holds a run"):
+        go_on(runs["td3_bc"], tmp_path / "fine", steps=12)
+    with pytest.raises(CheckpointError, match=r"online\.mixing is 0\.25 and was None"):
+        go_on(runs["td3_bc"], tmp_path / "fine", steps=12, online={"mixing": 0.25}, resume=True)
+
+
+def test_the_precision_stays(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="goes on in it"):
+        go_on(runs["td3_bc"], tmp_path / "on", training={"precision": "float64"})
+    assert Training().precision == "float32"
