@@ -9,7 +9,7 @@ from typing import Literal, final
 import torch
 from torch import Tensor
 
-from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
+from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics, frozen
 from stitchrl.core.batch import TransitionBatch, Transitions
 from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate, refuse_changed
@@ -28,6 +28,10 @@ class IQLConfig:
     """sharpness of the advantage weights (beta): 0 is behaviour cloning"""
     max_weight: Positive = 100.0
     """bound of the advantage weights: not in the paper; in its code"""
+    actor_loss: Literal["awr", "ddpg_bc"] = "awr"
+    """how the actor learns: by weighted cloning, or by the critic's gradient and cloning beside it: not in the paper; GCIQL in OGBench does"""
+    bc_weight: Positive = 0.3
+    """of cloning in `ddpg_bc` (alpha in OGBench)"""
     distribution: Literal["gaussian", "deterministic"] = "gaussian"
     """of continuous actions; deterministic: weighted squared error instead of likelihood"""
     target_rate: Rate = 0.005
@@ -35,6 +39,8 @@ class IQLConfig:
     learning_rate: Positive = 3e-4
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """of the actor's learning rate: not in the paper's text; in its code"""
+    layer_norm: bool = False
+    """of the critic and the value: not in the paper; in OGBench"""
     hidden: Hidden = (256, 256)
 
 
@@ -48,14 +54,18 @@ class IQL(Algorithm):
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.value = Value(spec, config.hidden)
+        self.value = Value(spec, config.hidden, layer_norm=config.layer_norm)
         self.actor: CategoricalActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
-            refuse_changed(config, ("distribution",), "with discrete actions")
+            refuse_changed(config, ("distribution", "actor_loss"), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
         else:
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
-        self.critic = Critic(spec, config.hidden, ensemble=2)
+        if config.actor_loss == "awr":
+            refuse_changed(config, ("bc_weight",), "with actor_loss awr")
+        else:
+            refuse_changed(config, ("inverse_temperature", "max_weight"), "with actor_loss ddpg_bc")
+        self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=config.layer_norm)
         adam = Adam(config.learning_rate)
         self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
         self.target_rate = config.target_rate
@@ -74,14 +84,19 @@ class IQL(Algorithm):
             losses["value"] = (weight * advantage.square()).mean()
             metrics["advantage"] = advantage.mean()
 
-        if "actor" in due:  # advantage-weighted regression, eq. 7
-            weight = (c.inverse_temperature * advantage.detach()).exp().clamp_max(c.max_weight)
+        if "actor" in due:
             if isinstance(self.actor, DeterministicActor):
                 cloning = (self.actor(s) - a).square().sum(-1)
             else:
                 cloning = -self.actor.log_probabilities(s, a)
-            losses["actor"] = (weight * cloning).mean()
-            metrics["clipped_weights"] = (weight >= c.max_weight).to(weight.dtype).mean()
+            if c.actor_loss == "awr":  # advantage-weighted regression, eq. 7
+                weight = (c.inverse_temperature * advantage.detach()).exp().clamp_max(c.max_weight)
+                losses["actor"] = (weight * cloning).mean()
+                metrics["clipped_weights"] = (weight >= c.max_weight).to(weight.dtype).mean()
+            else:  # the critic's gradient at the policy's mean, in units of its own size
+                q_pi = frozen(self.critic)(s, self.actor(s)).amin(0)  # [B]
+                losses["actor"] = c.bc_weight * cloning.mean() - q_pi.mean() / (q_pi.abs().mean().detach() + 1e-6)
+                metrics["cloning_error"] = cloning.mean()
 
         if "critic" in due:  # eq. 6: no action of s_next is ever chosen
             with torch.no_grad():

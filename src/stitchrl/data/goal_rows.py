@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stitchrl.core.batch import BatchKind, width
 from stitchrl.core.errors import ConfigError, DataError
+from stitchrl.core.frame_batch import Table
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, Spacing
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
@@ -38,7 +39,7 @@ class GoalRows(Rows):
     def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return self.states_of(uniform(self.size, shape, generator), generator)
 
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
+    def gather(self, index: Tensor) -> tuple[Table, Tensor]:
         return self.states.gather(index)
 
     def states_of(self, steps: Tensor, generator: torch.Generator) -> Tensor:

@@ -60,8 +60,7 @@ class Judge:
         self.has_discount = hasattr(algorithm_settings, "discount")
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
         self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
-        if to_goals:  # the goal: where the episode came to
-            self.starts = np.concatenate([self.starts, dataset.final_observations[:2_000]], axis=1)
+        self.to_goals = to_goals
         self.reference: Reference | None = None
         self.mdp: Any = None
         self.seeds = list(seed_numbers)
@@ -95,7 +94,8 @@ class Judge:
         )
         if not result.complete:
             return None
-        believed = None if learner is None else self.believed(learner, agent)
+        # what is believed of goals drawn by hindsight, -1 a step, is not in the task's units of reward
+        believed = None if learner is None or self.to_goals else self.believed(learner, agent)
         exact = self.exact(agent)
         return result.record(
             step=step, seconds=seconds, environment=self.environment, reference=self.reference, exact_value=exact, believed_value=believed

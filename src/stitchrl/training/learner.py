@@ -16,8 +16,8 @@ from stitchrl.core.errors import CheckpointError, DivergenceError
 from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.core.settings import Count
 from stitchrl.core.spec import Spec
-from stitchrl.data.sampling import Rows
 from stitchrl.data.goal_rows import GoalRows
+from stitchrl.data.sampling import Rows
 from stitchrl.training import compilation, seeds
 from stitchrl.training.blocks import BLOCK_STEPS, Block, Blocks
 from stitchrl.training.update import Order, Update
@@ -68,9 +68,9 @@ class Learner:
         dtype = getattr(torch, training.precision)
         copies = [build(algorithm, config, spec, seed) for seed in self.seeds]
         self.template = copies[0]
-        self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
         if isinstance(rows, GoalRows):
             self.template.batch = rows.kind
+        self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
         noise = self.template.noise(training.batch_size)
         self.blocks = Blocks(rows, noise, training.batch_size, self.seeds, device, dtype, block_steps)
         self.compiled, self.compile_reason = compilation.choose(training.compile, training.steps, device)
