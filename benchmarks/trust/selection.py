@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks.trust.selection_candidates import SEEDS, SETTINGS, TASKS, halves
+from benchmarks.trust.selection_paired import paired_text
 from benchmarks.trust.selection_table import table_text
 from stitchrl import __version__, api
 from stitchrl.core.errors import DataError
@@ -35,6 +36,7 @@ from stitchrl.evaluation.model_based import model_based_value
 from stitchrl.evaluation.selection import likeness
 
 RAW = Path("benchmarks/trust/raw/selection.jsonl")
+GATES = Path("benchmarks/trust/raw/selection_gates.jsonl")
 TABLE = Path("benchmarks/trust/SELECTION.md")
 # name -> task, episodes to judge by (None: all of the second half), whether policies that can draw their actions do
 CASES: dict[str, tuple[str, int | None, bool]] = {
@@ -153,7 +155,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         done = {(line["case"], line["candidate"], line["seed"]) for line in lines}
         for case in a.cases:
             score_case(case, a.cache, done)
-    TABLE.write_text(table_text([json.loads(line) for line in RAW.read_text().splitlines()]))
+    lines, gates = ([json.loads(line) for line in raw.read_text().splitlines()] for raw in (RAW, GATES))
+    TABLE.write_text(table_text(lines) + paired_text(lines, gates))
 
 
 if __name__ == "__main__":
