@@ -16,7 +16,7 @@ from stitchrl.core.errors import DataError
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
-_WORTH_TELLING = 5.0  # seconds
+WORTH_TELLING = 5.0  # seconds
 
 
 def cache_directory() -> Path:
@@ -85,8 +85,8 @@ def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset:
 
 
 def _made(recipe: DatasetRecipe) -> Dataset:
-    if recipe.seconds > _WORTH_TELLING:
-        print(f"making {recipe.name}: {recipe.steps:,} steps, about {recipe.seconds:.0f} s, once", file=sys.stderr, flush=True)
+    if recipe.seconds > WORTH_TELLING:
+        print(f"making {recipe.name}: {recipe.steps:,} steps, {recipe.cost}", file=sys.stderr, flush=True)
     made = recipe.make()
     found, expected = made.fingerprint(), promised(recipe)
     if expected is not None and found != expected:

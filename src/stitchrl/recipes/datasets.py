@@ -8,10 +8,11 @@ from typing import Any
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
-from stitchrl.recipes import control_logs, gridworld_logs, highway_logs, icu_sepsis_logs, pointmaze_logs
+from stitchrl.recipes import control_logs, gridworld_logs, highway_logs, icu_sepsis_logs, locomotion_logs, pointmaze_logs
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
-_MODULES = (highway_logs, icu_sepsis_logs, gridworld_logs, pointmaze_logs, control_logs)  # each says `recipes() -> list[DatasetRecipe]`
+# each says `recipes() -> list[DatasetRecipe]`
+_MODULES = (highway_logs, icu_sepsis_logs, gridworld_logs, pointmaze_logs, control_logs, locomotion_logs)
 
 
 def available() -> dict[str, DatasetRecipe]:

@@ -89,6 +89,7 @@ class Collect:
 def list_datasets(arguments: Sequence[str]) -> int:
     """Prints the built-in datasets."""
     from stitchrl.recipes import datasets
+    from stitchrl.recipes.dataset_cache import WORTH_TELLING
 
     @final
     @dataclass(frozen=True)
@@ -96,7 +97,10 @@ def list_datasets(arguments: Sequence[str]) -> int:
         pass
 
     parse(List, arguments, "stitchrl data list", "Built-in datasets, made on first use without any download.")
-    rows = [(name, entry.description) for name, entry in datasets.available().items()]
+    rows = [
+        (name, entry.description + (f" Made in {entry.cost}." if entry.seconds > WORTH_TELLING and entry.shipped is None else ""))
+        for name, entry in datasets.available().items()
+    ]
     width = max(len(name) for name, _ in rows)
     print("\n".join(f"{name:<{width}}  {text}" for name, text in rows))
     return 0
