@@ -35,8 +35,9 @@ def _examples(examples: Mapping[str, Any]) -> str:
         f"Logged episodes in which the policy differs most and least from what was done, of {number(examples['judged'])} looked at, no two alike. "
         f"Difference: {examples['measure']}. Shown are the steps with the largest differences of each."
     )
+    heads = "Probability (density): the logged policy's of the logged action. By policy, by log: both policies' probability of the policy's action."
     parts = [_example(example, f"{kind} different") for kind in ("most", "least") for example in examples[kind]]
-    return paragraph(said) + "".join(parts)
+    return paragraph(said) + paragraph(heads, "soft") + "".join(parts)
 
 
 def _example(example: Mapping[str, Any], kind: str) -> str:
@@ -46,9 +47,8 @@ def _example(example: Mapping[str, Any], kind: str) -> str:
         row = (str(step["step"]), vector(step["observation"]), vector(step["logged_action"]), _told(step["logged_probability"], discrete))
         more = (share(step["policy_probability"]), share(step["probability"])) if discrete else ()
         rows.append((*row, vector(step["policy_action"]), *more, _told(step["difference"], False)))
-    logged = "logged policy: of the logged action" if discrete else "logged policy: density of the logged action"
-    heads = ("step", "observation", "logged action", logged, "policy's action")
-    more_heads = ("policy: of it", "logged policy: of it") if discrete else ()
+    heads = ("step", "observation", "logged", "probability" if discrete else "density", "policy")
+    more_heads = ("by policy", "by log") if discrete else ()
     count = f"{len(rows)} of {example['length']:,} steps" if len(rows) < example["length"] else f"{example['length']:,} steps"
     caption = f"Episode {example['episode']}, {kind} ({_told(example['difference'], False)}): {count}, return {number(example['total'])}"
     return table((*heads, *more_heads, "difference"), rows, caption)

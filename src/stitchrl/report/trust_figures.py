@@ -229,9 +229,8 @@ def actions_together(shares: Sequence[Sequence[float]] | None) -> str:
         return ""
     totals = [sum(row) for row in shares]
     values = [[100 * x / total if total > 0 else 0.0 for x in row] for row, total in zip(shares, totals)]
-    size = min(4.2, 2.4 + 0.12 * len(shares))
-    with drawing(width=size + 0.6, height=size) as drawn:
-        _shades(drawn.axes, values, 100.0, "% of the steps with this logged action")
+    with drawing(width=4.4, height=2.7 if len(shares) <= 12 else 3.6) as drawn:
+        _shades(drawn.axes, values, 100.0, "% of the row's steps")
         if len(shares) <= 12:
             drawn.axes.set_xticks(range(len(shares)))
             drawn.axes.set_yticks(range(len(shares)))
