@@ -28,6 +28,7 @@ ANT_DIRECTIONS = "stitchrl/AntDirections-v0"
 ANT_MAZE = "stitchrl/AntMaze-v0"
 HIGHWAY = "stitchrl/Highway-v0"
 
+_OGBENCH = ("pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-")
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("PointMaze", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
@@ -43,6 +44,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("MiniGrid-", "minigrid", "pip install minigrid"),
     ("BabyAI-", "minigrid", "pip install minigrid"),
     ("MinAtar/", "minatar", "pip install minatar"),
+    *((prefix, "ogbench", "pip install ogbench") for prefix in _OGBENCH),
 )
 _EXTRAS = {
     "mujoco": "pip install 'gymnasium[mujoco]'",
@@ -68,13 +70,15 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, Highway-v0), Gymnasium's,
     and those of installed packages.
     Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
-    A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last. Raises ConfigError naming the
+    A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last; so do OGBench's observations and goals,
+    of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py). Raises ConfigError naming the
     nearest id, the package to install, or the options that exist.
     """
     import gymnasium
 
     _register_tasks()
     _import_package(id)
+    task = options.pop("task", None) if id.startswith(_OGBENCH) else None
     try:
         if is_atari(id, options):
             return open_atari(id, options)
@@ -94,7 +98,7 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
         raise ConfigError(f"environment {id!r} could not be made with {options}: {_first_line(error)}") from error
     except TypeError as error:
         raise _wrong_option(id, options, error) from error
-    return _flat(environment)
+    return _flat(environment, task)
 
 
 def make_vector(
@@ -159,9 +163,12 @@ def _bound(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
     return (flat[0],) if len(set(flat)) == 1 else tuple(flat)
 
 
-def _flat(environment: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+def _flat(environment: gymnasium.Env[Any, Any], task: int | None) -> gymnasium.Env[Any, Any]:
     from stitchrl.environments.goal_observations import GoalObservations, has_goal_observations
+    from stitchrl.environments.goal_tasks import GoalTasks, has_goal_tasks
 
+    if has_goal_tasks(environment):
+        return GoalTasks(environment, task)
     return GoalObservations(environment) if has_goal_observations(environment.observation_space) else environment
 
 

@@ -162,7 +162,7 @@ class _Run:
             indices.append(i)
             seeds.append(episode_seed(self.seed, self.policies[s], k))
         if indices:
-            self.observations[indices] = self.slots.reset(indices, seeds)
+            self.observations[indices] = self.slots.reset(indices, seeds, self.episode_of[indices].tolist())
             self.start[indices] = True
 
     def _step(self, active: np.ndarray) -> None:

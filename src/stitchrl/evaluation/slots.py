@@ -22,6 +22,7 @@ import numpy as np
 from stitchrl.core.errors import ConfigError, StitchError
 
 Environment = str | Callable[[], Any]  # an id for environments.make, or a function that opens a gymnasium environment
+Start = tuple[int, int]  # of an episode: its seed and its number
 Success = Literal["info", "positive_final_reward"]
 _WORTHWHILE = 5e-3  # seconds for one step of all slots; below it, sending to processes costs more than it saves
 _UNKNOWN = -1
@@ -47,8 +48,16 @@ class _Block:
         self.environments = [opens() for _ in range(count)]
         self.success = success
 
-    def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        return np.stack([self.environments[i].reset(seed=seed)[0] for i, seed in zip(indices, seeds, strict=True)])
+    def reset(self, indices: Sequence[int], starts: Sequence[Start]) -> np.ndarray:
+        return np.stack([self._start(self.environments[i], *start) for i, start in zip(indices, starts, strict=True)])
+
+    @staticmethod
+    def _start(environment: Any, seed: int, episode: int) -> np.ndarray:
+        tasks = int(getattr(environment, "tasks", 1))  # an environment of several evaluation tasks goes through them in turn
+        observation, _ = (
+            environment.reset(seed=seed) if tasks < 2 else environment.reset(seed=seed, options={"task_id": episode % tasks + 1})
+        )
+        return np.asarray(observation)
 
     def step(self, indices: Sequence[int], actions: np.ndarray) -> Steps:
         rows = [self.environments[i].step(action) for i, action in zip(indices, actions, strict=True)]
@@ -139,7 +148,7 @@ class _Processes:
             raise StitchError(f"environment process {p} failed: {message.strip().splitlines()[-1]}\n{message}")
         return message
 
-    def _ask(self, verb: str, indices: Sequence[int], argument: Sequence[int] | np.ndarray) -> list[tuple[list[int], Any]]:
+    def _ask(self, verb: str, indices: Sequence[int], argument: Sequence[Start] | np.ndarray) -> list[tuple[list[int], Any]]:
         """[(positions in `indices`, answer)] of every process that has one of them; all work at once."""
         count = len(self.pipes)
         asked = []
@@ -154,8 +163,8 @@ class _Processes:
                 asked.append((p, positions))
         return [(positions, self._receive(p)) for p, positions in asked]
 
-    def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        answers = self._ask("reset", indices, seeds)
+    def reset(self, indices: Sequence[int], starts: Sequence[Start]) -> np.ndarray:
+        answers = self._ask("reset", indices, starts)
         return _in_order(answers)
 
     def step(self, indices: Sequence[int], actions: np.ndarray) -> Steps:
@@ -222,9 +231,9 @@ class Slots:
             first.environments += [opens() for _ in range(count - 1)]
             self._place = first
 
-    def reset(self, indices: Sequence[int], seeds: Sequence[int]) -> np.ndarray:
-        """[n, *O] first observations of new episodes in the slots `indices`, one seed each."""
-        return self._place.reset(indices, seeds)
+    def reset(self, indices: Sequence[int], seeds: Sequence[int], episodes: Sequence[int] | None = None) -> np.ndarray:
+        """[n, *O] first observations of new episodes in the slots `indices`, one seed each; their numbers choose the task, if there are several."""
+        return self._place.reset(indices, list(zip(seeds, episodes or [0] * len(seeds), strict=True)))
 
     def step(self, indices: Sequence[int], actions: np.ndarray) -> Steps:
         """What the slots `indices` return to `actions` `[n, *A]`. No slot resets itself."""
