@@ -48,7 +48,8 @@ class Replay(Rows):
                 f"the checkpoint's replay has rows {list(rows.shape)}; expected at most {list(self.table.shape)}. Resume with the same capacity"
             )
         self.table[: len(rows)] = rows.to(self.table)
-        self.size, self._next = len(rows), int(tensors["next"])
+        self.size = len(rows)
+        self._next = int(tensors["next"]) if self.size == len(self.table) else self.size  # a larger replay goes on behind its rows
 
     def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return uniform(self.size, shape, generator)

@@ -147,8 +147,5 @@ def agent_of(learner: Learner, source: Agent) -> Agent:
 
 
 def settings_of(online: OnlinePhase, training: Training) -> dict[str, Any]:
-    """Returns what config.json says of the online phase, with what follows from it."""
-    return dataclasses.asdict(online) | {
-        "rows_from_log": online.rows_from_log(training.batch_size),
-        "updates": online.updates(training.steps),
-    }
+    """Returns what config.json says of the online phase, with the rows that its share of a batch comes to."""
+    return dataclasses.asdict(online) | {"rows_from_log": online.rows_from_log(training.batch_size)}

@@ -102,7 +102,7 @@ def read_parent(path: Path) -> Parent:
         )
     if "parent" in config:
         raise ConfigError(
-            f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by --resume and --allow-change training.steps"
+            f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by --resume --allow-change training and more --steps"
         )
     return Parent(
         path,

@@ -60,6 +60,10 @@ def _training(run: Run) -> list[str]:
     seeds = ", ".join(map(str, run.seeds)) or "unknown"
     lines = [f"- algorithm: {_code(run.algorithm)}, StitchRL {run.config.get('version', 'version unknown')}", f"- seeds: {seeds}"]
     lines += [f"- {name}: {_code(value)}" for name, value in run.training.items()]
+    if parent := run.config.get("parent"):
+        began = f"went on from {_code(parent.get('path'))} (its step {parent.get('step'):,})"
+        lines.append(f"- online phase: {began} in {_code(run.environment)}; steps are each seed's in that environment")
+        lines.append(f"- online settings: {_code(json.dumps(run.config.get('online'), ensure_ascii=False))}")
     settings = run.config.get("settings")
     if settings:
         lines += ["- settings:", "", "```json", json.dumps(settings, indent=1, ensure_ascii=False), "```"]
@@ -88,7 +92,8 @@ def _results(run: Run) -> list[str]:
     if last.believed_value is not None:
         lines.append(f"- value its own critic believed: {short_number(last.believed_value)} (discounted)")
     count = len(run.evaluations)
-    lines.append(f"- online evaluations used: {count} (one at each of {count} checkpoints), {online_episodes(run):,} episodes in all")
+    all_of = " in all: those of evaluations, those it learned from, and those of the run before it" if "parent" in run.config else " in all"
+    lines.append(f"- online evaluations used: {count} (one at each of {count} checkpoints), {online_episodes(run):,} episodes{all_of}")
     return lines
 
 
@@ -120,6 +125,10 @@ def _intended(run: Run) -> list[str]:
 def limits(run: Run, judged: bool) -> list[str]:
     """What is known to be weak about this run's evidence, one Markdown bullet each."""
     found = ["The policy has seen only what its log holds; where its actions lead away from the log, nothing vouches for it."]
+    if "parent" in run.config:
+        found = [
+            f"The policy also learned from its own steps in {_code(run.environment)}: it is no offline result, nor to be compared as one."
+        ]
     if not run.evaluations:
         found.append("No online evaluation: there is no measured return at all.")
     else:

@@ -83,7 +83,8 @@ def _result(run: Run, measure: Measure) -> str:
         shown.append(("exact value", short_number(last.exact_value)))
     if last.believed_value is not None:
         shown.append(("value its critic believes", short_number(last.believed_value)))
-    shown += [("gradient steps", f"{last.step:,}"), ("seeds × episodes", f"{last.seeds} × {last.episodes}"), ("training", _time(run))]
+    counted = "steps in the environment" if "parent" in run.config else "gradient steps"
+    shown += [(counted, f"{last.step:,}"), ("seeds × episodes", f"{last.seeds} × {last.episodes}"), ("training", _time(run))]
     best = best_evaluation(run, measure)
     text = ""
     if best is not None and best.step != last.step:

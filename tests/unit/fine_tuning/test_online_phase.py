@@ -107,7 +107,7 @@ def test_the_online_phase_begins_with_the_policy_and_the_critic_of_the_run(runs:
     assert [e.step for e in read_run(tmp_path / "on").evaluations] == [0, 20, 40] and result.step == 40
     config = json.loads((tmp_path / "on" / "config.json").read_text())
     assert config["parent"] == {"path": str(runs["iql"]), "step": 20, "online_episodes": 4}
-    assert config["online"]["rows_from_log"] == 4 and config["online"]["updates"] == 31
+    assert config["online"]["rows_from_log"] == 4 and config["online"]["warm_start"] == 10
     assert json.loads((tmp_path / "on" / "metrics.jsonl").read_text().splitlines()[-1])["online/updates"] == [31.0, 31.0]
     # 4 of the parent's evaluation, 3 evaluations of 2 for each of 2 seeds, and 40 steps of episodes of 4 for each
     assert online_episodes(read_run(tmp_path / "on")) == 4 + 12 + 20
@@ -180,6 +180,15 @@ def test_a_kill_goes_back_to_the_last_whole_checkpoint(runs: dict[str, Path], tm
         file.write('{"step": 41, "loss')
     assert go_on(runs["td3_bc"], tmp_path / "cut", resume=True).step == 40
     same(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_run_takes_more_steps(runs: dict[str, Path], tmp_path: Path) -> None:
+    """A replay that the first steps filled exactly is enlarged, and goes on behind its rows."""
+    go_on(runs["td3_bc"], tmp_path / "long", steps=40)
+    go_on(runs["td3_bc"], tmp_path / "short", steps=30)
+    assert go_on(runs["td3_bc"], tmp_path / "short", steps=40, resume=True, allow_change=["training"]).step == 40
+    one, other = (checkpoint.load_newest(tmp_path / name / "checkpoints")[0] for name in ("long", "short"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items() if not name.startswith("totals/"))
 
 
 def test_a_world_without_memory_goes_on_and_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
