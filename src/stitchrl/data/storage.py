@@ -174,7 +174,7 @@ def _read_record(directory: Path) -> dict[str, Any]:
 
 def _stacked(frames: Any, offsets: Any, depth: Any) -> Any:
     """Observations and final observations of frames that are stored once."""
-    if frames is None or not isinstance(depth, int) or not 1 <= depth <= 1_000:
+    if frames is None or isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= 1_000:
         raise DataError(f"'frame_stack' is {str(depth)[:20]}; expected the number of frames to an observation, and a column 'observations'")
     return stacks_of_episodes(frames, offsets, depth)
 

@@ -8,7 +8,8 @@ from stitchrl.recipes.dataset_recipe import DatasetRecipe
 ENVIRONMENT = "stitchrl/Highway-v0"
 EPISODES = 150
 SHARES = {"highway-cautious": 0.5, "highway-reckless": 0.3, "random": 0.2}
-HIGHWAY_ENV = "1.12.1"
+_VERSIONS = {"highway-env": "1.12.1", "numpy": "2.4.6"}
+_FINGERPRINT = "7682a50be6834466437cf57ce31fca6ed9b1bd22ee07702a42bdb2a47756fb12"
 
 
 def recipes() -> list[DatasetRecipe]:
@@ -18,12 +19,13 @@ def recipes() -> list[DatasetRecipe]:
             "highway/mixed",
             "Driving among others: half cautious drivers, a third reckless ones and some chance; a collision ends the drive and costs 5.",
             ENVIRONMENT,
-            steps=2_900,
+            steps=2_822,
             episodes=EPISODES,
-            seconds=150,
+            seconds=60,
             reference={"random": -3.0, "expert": 2.7},
             make=_make,
-            versions={"highway-env": HIGHWAY_ENV},
+            fingerprint=_FINGERPRINT,
+            versions=_VERSIONS,
         )
     ]
 
