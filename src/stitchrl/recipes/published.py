@@ -65,6 +65,19 @@ def cql_antmaze() -> Recipe:
     return Recipe("cql", settings, Preprocessing(reward_scale=10.0, reward_shift=-5.0))
 
 
+def bc_atari() -> Recipe:
+    """Behaviour cloning from stacked frames: DQN's network (doi:10.1038/nature14236), d3rlpy's learning rate (which takes batches of 100)."""
+    return Recipe("bc", {"hidden": (512,), "learning_rate": 1e-3})
+
+
+def cql_atari() -> Recipe:
+    """CQL from stacked frames, arXiv:2006.04779, appendix F (1 % of the frames: weight 4, 5e-5, batches of 32), with plain, not quantile, values.
+
+    The paper copies the target network every 2,000 steps; ours follows by 0.005 a step.
+    """
+    return Recipe("cql", {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5})
+
+
 def bcq_locomotion() -> Recipe:
     """BCQ, arXiv:1812.02900, with the settings of the authors' repository, which takes batches of 100: ten candidates, twins of 400 and 300 units."""
     settings = {"sampled_actions": 10, "acting_candidates": 100, "minimum_weight": 0.75, "perturbation_bound": 0.05, "learning_rate": 1e-3}
