@@ -118,8 +118,9 @@ class Solution:
 def solve(task: CountedTask, policy: Array, starts: Array, discount: float, limit: int | None) -> Solution:
     """Returns the exact values of `policy [S, A]` from `starts [E]`, first states; with a limit, by backward recursion from the clock's end.
 
-    Without discount, states from which no logged step of the policy leads to an end have no value. They (`stuck`) are given one more step, the log's
-    average one, beside those logged of the policy's action there. Raises DataError where that does not end either, or values are not finite.
+    Where some logged steps end, states from which none of the policy's leads to an end (`stuck`) are mostly rare ones whose few logged steps close
+    into a loop: they are given one more step, the log's average one, beside those logged of the policy's action there. Without a discount they
+    would have no value at all. Raises DataError where that does not end either, or values are not finite.
     """
     policy = np.concatenate([policy, np.full((1, policy.shape[1]), 1 / policy.shape[1])])
     chain, reward = task.chain(policy)
@@ -134,19 +135,20 @@ def solve(task: CountedTask, policy: Array, starts: Array, discount: float, limi
             visits = chain.T @ visits
         return Solution(task, discount, values, float(resting @ total / total.sum()), 0)
     stuck = np.zeros(len(reward), np.bool_)
-    if discount == 1:
+    if discount == 1 or _ending(task.pooled).any():
         stuck = ~leads_to(chain, _ending(chain))
-        if stuck.any():
-            share = np.where(stuck, 1 / (1 + (policy * task.counts).sum(1)), 0.0)
-            chain, reward = _loosened(task, share, chain, reward)
-            resting = resting + share * (1 - resting)
+    if stuck.any():
+        share = np.where(stuck, 1 / (1 + (policy * task.counts).sum(1)), 0.0)
+        chain, reward = _loosened(task, share, chain, reward)
+        resting = resting + share * (1 - resting)
+    if discount == 1:
         endless = leads_to(csr_array(chain.T), start > 0) & ~leads_to(chain, _ending(chain))
         if endless.any():
             raise DataError(
                 f"not estimable: in the logged steps the policy never ends once in state {int(np.flatnonzero(endless)[0])}, and with "
                 "discount 1 its value has no bound; use a discount below 1"
             )
-    inside = leads_to(chain, _ending(chain)) if discount == 1 else ~stuck
+    inside = leads_to(chain, _ending(chain)) if discount == 1 else np.ones(len(reward), np.bool_)
     matrix = splu(csr_array(eye_array(int(inside.sum())) - discount * chain[inside][:, inside]).tocsc())
     solved, visits = matrix.solve(reward[inside]), matrix.solve(start[inside], trans="T")
     if not np.isfinite(solved).all():
