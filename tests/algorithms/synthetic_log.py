@@ -30,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "bc/box": [{"distribution": "gaussian"}],
     "bcq/box": [{"target_every": 2, "minimum_weight": 1.0}],
     "bcq/discrete": [{"threshold": 0.0, "target_rate": 1.0, "target_every": 3}],
+    "cal_ql/box": [{"lagrange_gap": 1.0, "max_target_backup": False, "entropy_backup": True}, {"calibrated": False}],
     "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
     "cql/discrete": [{"lagrange_gap": 1.0}],
     "edac/box": [{"diversity": 0.0, "ensemble": 4}],

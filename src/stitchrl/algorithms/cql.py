@@ -14,11 +14,12 @@ from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics, froze
 from stitchrl.core.batch import TransitionBatch, Transitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
-from stitchrl.core.randomness import Noise, Normal, Uniform
+from stitchrl.core.randomness import Noise, Normal
 from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Spec
 from stitchrl.nn.actors import GreedyPolicy, SquashedGaussianActor
 from stitchrl.nn.mlp import Critic, Scalar
+from stitchrl.nn.proposals import proposal_noise, propose
 
 CONTINUOUS_ONLY = (
     "sampled_actions", "max_target_backup", "mean_backup", "entropy_backup", "target_entropy", "actor_learning_rate", "temperature_learning_rate",
@@ -86,8 +87,8 @@ class CQL(Algorithm):
     def noise(self, size: int) -> dict[str, Noise]:
         if self.discrete:
             return {}
-        one, many = (size, self.actor.size), (self.config.sampled_actions, size, self.actor.size)
-        return {"action": Normal(one), "next_action": Normal(one), "random": Uniform(many), "at_s": Normal(many), "at_s_next": Normal(many)}
+        one = Normal((size, self.actor.size))
+        return {"action": one, "next_action": one} | proposal_noise(self.config.sampled_actions, size, self.actor.size)
 
     def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         losses: Losses = {}
@@ -112,20 +113,17 @@ class CQL(Algorithm):
         s, a, r, s_next, terminal = batch
         c = self.config
         with torch.no_grad():
-            random = 2 * noise["random"] - 1  # [K, B, A], of density 1/2 in each of A dimensions
-            at_s, log_pi = self.actor.sample(s, noise["at_s"])  # [K, B, A], [K, B]
-            at_s_next, log_pi_next = self.actor.sample(s_next, noise["at_s_next"])
+            proposed, log_density = propose(self.actor, s, s_next, noise)  # [3K, B, A], [3K, B]
             if c.max_target_backup:
-                v_next = self.target_critic(s_next.expand(at_s_next.shape[0], *s_next.shape), at_s_next).amin(0).amax(0)  # [B]
+                k = c.sampled_actions
+                v_next = self.target_critic(s_next.expand(k, *s_next.shape), proposed[2 * k :]).amin(0).amax(0)  # [B]
             else:
                 a_next, log_next = self.actor.sample(s_next, noise["next_action"])
                 v_next = self.target_critic(s_next, self.actor(s_next) if c.mean_backup else a_next).amin(0)
                 if c.entropy_backup:
                     v_next = v_next - self.temperature().exp() * log_next
             q_target = r + c.discount * (1 - terminal) * v_next
-            log_uniform = torch.full_like(log_pi, random.shape[-1] * math.log(0.5))
-            log_density = torch.cat([log_uniform, log_pi, log_pi_next])  # [3K, B]
-            actions = torch.cat([random, at_s, at_s_next, a.unsqueeze(0)])  # [3K + 1, B, A]
+            actions = torch.cat([proposed, a.unsqueeze(0)])  # [3K + 1, B, A]
         q_all = self.critic(s.expand(actions.shape[0], *s.shape), actions)  # [E, 3K + 1, B]: one call for logged and sampled actions
         # importance-sampled log-sum-exp, appendix F: not divided by the number of samples, as in the authors' code
         return self._critic_losses(q_all[:, -1], q_target, (q_all[:, :-1] - log_density).logsumexp(1), due)

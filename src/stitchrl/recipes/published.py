@@ -1,14 +1,16 @@
 """Published settings as functions, each citing where its numbers come from: the only hyper-parameter tables.
 
-Every public function here is a recipe; its name is what `stitchrl train --recipe` takes.
+Every public function here is a recipe; its name is what `stitchrl train --recipe` takes. Those tuned to one dataset are `method:dataset`.
 """
 
 from __future__ import annotations
 
 import inspect
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, final
 
 from stitchrl.core.errors import ConfigError
@@ -177,6 +179,115 @@ def crl_stitch() -> Recipe:
     return Recipe("crl", crl().settings, goals=replace(STITCH, value_current=0.0, value_future=1.0, value_random=0.0))
 
 
+def awac_locomotion() -> Recipe:
+    """AWAC for MuJoCo as CORL runs it: lambda 1/3 with clipped weights, three layers, standardised observations."""
+    settings = {"temperature": 1 / 3, "weights": "clipped", "actor_weight_decay": 0.0, "hidden": (256, 256, 256)}
+    return Recipe("awac", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3))
+
+
+def awac_antmaze() -> Recipe:
+    """AWAC for AntMaze as CORL runs it: lambda 0.1 with clipped weights, 1 subtracted from the sparse reward."""
+    settings = {"temperature": 0.1, "weights": "clipped", "actor_weight_decay": 0.0, "hidden": (256, 256, 256)}
+    return Recipe("awac", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3, reward_shift=-1.0))
+
+
+def cal_ql_antmaze() -> Recipe:
+    """Cal-QL, arXiv:2303.05479, with the authors' script for AntMaze: Lagrange gap 0.8, critics of four layers, rewards 10 r - 5.
+
+    Their multiplier begins at e and multiplies a weight of 5.
+    """
+    settings = {
+        "conservatism": 5 * math.e,
+        "lagrange_gap": 0.8,
+        "max_target_backup": True,
+        "hidden": (256, 256),
+        "critic_hidden": (256,) * 4,
+    }
+    return Recipe("cal_ql", settings, Preprocessing(reward_scale=10.0, reward_shift=-5.0))
+
+
+# ReBRAC, arXiv:2305.09836, and CORL's configs/offline/rebrac: (beta_1, beta_2) of the actor and of the critic.
+_REBRAC_PENALTIES = {
+    "halfcheetah/random": (0.001, 0.1),
+    "halfcheetah/medium": (0.001, 0.01),
+    "halfcheetah/medium-replay": (0.01, 0.001),
+    "halfcheetah/medium-expert": (0.01, 0.1),
+    "halfcheetah/expert": (0.01, 0.01),
+    "hopper/random": (0.001, 0.01),
+    "hopper/medium": (0.01, 0.01),
+    "hopper/medium-replay": (0.05, 0.5),
+    "hopper/medium-expert": (0.1, 0.01),
+    "hopper/expert": (0.1, 0.1),
+    "walker2d/random": (0.01, 0.0),
+    "walker2d/medium": (0.05, 0.1),
+    "walker2d/medium-replay": (0.05, 0.01),
+    "walker2d/medium-expert": (0.01, 0.01),
+    "walker2d/expert": (0.01, 0.5),
+    "antmaze/umaze": (0.003, 0.002),
+    "antmaze/umaze-diverse": (0.003, 0.001),
+    "antmaze/medium-play": (0.001, 0.0005),
+    "antmaze/medium-diverse": (0.001, 0.0),
+    "antmaze/large-play": (0.002, 0.001),
+    "antmaze/large-diverse": (0.002, 0.002),
+    "pointmaze": (0.003, 0.001),  # D4RL's maze2d, all sizes
+    "pen/human": (0.1, 0.5),
+    "pen/cloned": (0.05, 0.5),
+    "pen/expert": (0.01, 0.01),
+}
+
+# EDAC, arXiv:2110.01548, and CORL's configs/offline/edac: (N, eta).
+_EDAC_CRITICS = {
+    "halfcheetah/medium": (10, 1.0),
+    "halfcheetah/medium-replay": (10, 1.0),
+    "halfcheetah/medium-expert": (10, 5.0),
+    "hopper/medium": (50, 1.0),
+    "hopper/medium-replay": (50, 1.0),
+    "hopper/medium-expert": (50, 1.0),
+    "walker2d/medium": (10, 1.0),
+    "walker2d/medium-replay": (10, 1.0),
+    "walker2d/medium-expert": (10, 5.0),
+    "pointmaze": (10, 0.1),
+    "pen/human": (20, 1000.0),
+    "pen/cloned": (20, 10.0),
+    "pen/expert": (20, 10.0),
+}
+
+# SAC-N of the same paper, CORL's configs/offline/sac_n: N.
+_SAC_N_CRITICS = {
+    "halfcheetah/medium": 10,
+    "halfcheetah/medium-replay": 10,
+    "halfcheetah/medium-expert": 10,
+    "hopper/medium": 500,
+    "hopper/medium-replay": 200,
+    "hopper/medium-expert": 200,
+    "walker2d/medium": 20,
+    "walker2d/medium-replay": 20,
+    "walker2d/medium-expert": 20,
+    "pointmaze": 25,
+    "antmaze": 25,
+    "pen": 100,
+}
+
+
+def _rebrac(dataset: str) -> Recipe:
+    actor, critic = _REBRAC_PENALTIES[dataset]
+    settings: dict[str, Any] = {"actor_penalty": actor, "critic_penalty": critic, "hidden": (256, 256, 256)}
+    if dataset.startswith("antmaze/"):
+        rates = {"actor_learning_rate": 3e-4, "critic_learning_rate": 5e-5}
+        return Recipe("rebrac", settings | rates | {"discount": 0.999}, Preprocessing(reward_scale=100.0))
+    rate = 1e-3 if dataset.startswith(("halfcheetah/", "hopper/", "walker2d/")) else 3e-4
+    return Recipe("rebrac", settings | {"actor_learning_rate": rate, "critic_learning_rate": rate})
+
+
+def _edac(dataset: str) -> Recipe:
+    ensemble, diversity = _EDAC_CRITICS[dataset]
+    return Recipe("edac", {"ensemble": ensemble, "diversity": diversity})
+
+
+def _sac_n(dataset: str) -> Recipe:
+    return Recipe("edac", {"ensemble": _SAC_N_CRITICS[dataset], "diversity": 0.0})
+
+
 def recipe(name: str) -> Recipe:
     """Returns a recipe by name; raises ConfigError naming the nearest."""
     known = recipes()
@@ -186,10 +297,15 @@ def recipe(name: str) -> Recipe:
 
 
 def recipes() -> dict[str, Callable[[], Recipe]]:
-    """Returns all recipes by name."""
+    """Returns all recipes by name; those tuned to a dataset as `method:dataset`, by its whole name."""
     members = inspect.getmembers(sys.modules[__name__], inspect.isfunction)
+    tuned: tuple[tuple[str, Callable[[str], Recipe], Mapping[str, Any]], ...] = (
+        ("rebrac", _rebrac, _REBRAC_PENALTIES),
+        ("edac", _edac, _EDAC_CRITICS),
+        ("sac_n", _sac_n, _SAC_N_CRITICS),
+    )
     return {
         name: f
         for name, f in members
-        if f.__module__ == __name__ and inspect.signature(f).return_annotation == "Recipe" and name != "recipe"
-    }
+        if f.__module__ == __name__ and not name.startswith("_") and inspect.signature(f).return_annotation == "Recipe" and name != "recipe"
+    } | {f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table}
