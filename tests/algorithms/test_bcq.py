@@ -63,6 +63,9 @@ def test_continuous_losses() -> None:
     assert found["critic"].item() == pytest.approx((s + a - target) ** 2 + (2 * a - s - target) ** 2, rel=1e-6)
     assert metrics["q"] == pytest.approx((s + a + 2 * a - s) / 2)
 
+    ended, _ = losses(continuous(), batch([s], [[a]], [r], [s_next], [1]), noise)
+    assert ended["critic"].item() == pytest.approx((s + a - r) ** 2 + (2 * a - s - r) ** 2, rel=1e-6)
+
     # the perturbation climbs the first critic alone
     proposed = math.tanh(0.5 * s + 0.3 * -0.5)
     assert found["perturbation"].item() == pytest.approx(-(s + proposed + PHI * math.tanh(s - proposed)), rel=1e-6)
@@ -117,11 +120,11 @@ def test_a_policy_of_candidates_tells_that_it_has_no_density() -> None:
 
 
 def discrete(threshold: float) -> BCQ:
-    """Imitation of probabilities 0.6, 0.3, 0.1; values 1, 2, 9; target values 5, 7, 100."""
+    """Imitation of probabilities 0.6, 0.3, 0.1; values 1, 2, 9; target values 7, 5, -3."""
     algorithm = made(BCQ, BCQConfig(hidden=(), discount=0.5, threshold=threshold, logit_penalty=0.25), CHOICE)
     linear(algorithm.imitation, [0.0] * 3, np.log([0.6, 0.3, 0.1]).tolist())
     linear(algorithm.critic, [0.0] * 3, [1.0, 2.0, 9.0])
-    linear(algorithm.target_critic, [0.0] * 3, [5.0, 7.0, 100.0])
+    linear(algorithm.target_critic, [0.0] * 3, [7.0, 5.0, -3.0])
     return algorithm  # type: ignore[no-any-return]
 
 
@@ -132,7 +135,7 @@ def test_discrete_choice_among_likely_actions(threshold: float, chosen: int, all
     found, metrics = losses(algorithm, steps)
     assert metrics["allowed_actions"] == allowed
     # Huber's loss of Q - y: y = r + 0.5 · target value of the chosen action, and r alone where the task ended (2 - 1)
-    delta = 1 - (-2 + 0.5 * [5.0, 7.0, 100.0][chosen])
+    delta = 1 - (-2 + 0.5 * [7.0, 5.0, -3.0][chosen])
     assert found["critic"].item() == pytest.approx(((abs(delta) - 0.5 if abs(delta) > 1 else 0.5 * delta**2) + 0.5) / 2, rel=1e-6)
     logits = np.log([0.6, 0.3, 0.1])
     expected = -(math.log(0.6) + math.log(0.3)) / 2 + 0.25 * np.square(logits).mean()
