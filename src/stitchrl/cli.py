@@ -35,6 +35,8 @@ VERBS = {
     ),
     "trust": ("trust", "trust", "may this policy be used, judged from a log alone; exit code 3 if not, 4 if the log cannot tell"),
     "compare": ("compare", "compare", "runs side by side: last and best scores, IQM with intervals"),
+    "benchmark run": ("benchmark", "run", "train and score a suite of standard logs, generated here: smoke, standard, full"),
+    "benchmark table": ("benchmark", "table", "the benchmark's tables, made from its raw lines alone"),
     "plot": ("compare", "plot", "learning curves, final scores, performance profiles"),
 }
 
@@ -79,10 +81,11 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(VERSION)
         return 0
-    if arguments[0] == "data" and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
-        print(_help("data "))
+    grouped = arguments[0] in {verb.partition(" ")[0] for verb in VERBS if " " in verb}  # data, benchmark: their verbs have two words
+    if grouped and (len(arguments) == 1 or arguments[1] in ("-h", "--help")):
+        print(_help(f"{arguments[0]} "))
         return 0
-    length = 2 if arguments[0] == "data" else 1
+    length = 2 if grouped else 1
     verb, rest = " ".join(arguments[:length]), arguments[length:]
     if verb not in VERBS:
         close = difflib.get_close_matches(verb, VERBS, n=1)

@@ -1,0 +1,172 @@
+"""The benchmark's suites: which logs, which methods, how many steps, and what a run costs. Read by `stitchrl benchmark`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+from stitchrl import algorithms
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import nearest
+from stitchrl.evaluation.judge import Evaluation
+from stitchrl.experiment import Plan, plan
+from stitchrl.recipes import datasets, published, sepsis_comparison
+from stitchrl.recipes.published import Recipe
+from stitchrl.training.learner import Training
+
+LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
+REAL_METHODS = ("bc", "filtered_bc", "td3_bc", "iql")
+INTEGER_METHODS = ("bc", "q_learning", "cql", "iql")
+
+# Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md). Others: the default.
+_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0}
+_OTHER_MILLISECONDS = 15.0
+_START_SECONDS = 4.0  # of a run's process, with what it reads and the report of its end
+
+
+@final
+@dataclass(frozen=True)
+class Task:
+    """One log in a suite. `settings` go on top of a method's own where the method has such a setting: small networks for small tasks."""
+
+    dataset: str
+    methods: tuple[str, ...]
+    steps: int
+    integer_actions: bool = False
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    evaluations: int = 5
+    episodes: int = 10
+    evaluation_seconds: float = 3.0
+    milliseconds: float | None = None  # of a step, whatever the method
+
+
+@final
+@dataclass(frozen=True)
+class Suite:
+    """Tasks, and how often each is learned anew."""
+
+    name: str
+    description: str
+    tasks: tuple[Task, ...]
+    seeds: int
+
+
+def suite(name: str) -> Suite:
+    """Returns a suite by name; raises ConfigError naming the nearest."""
+    known = {"smoke": _smoke, "standard": _standard, "full": _full}
+    if name not in known:
+        raise ConfigError(f"unknown suite '{name}'.{nearest(name, list(known))}")
+    made = known[name]()
+    present = datasets.available()
+    return replace(made, tasks=tuple(task for task in made.tasks if task.dataset in present))
+
+
+def _smoke() -> Suite:
+    small, real, integer = {"hidden": (64, 64)}, ("bc", "td3_bc", "iql"), ("bc", "q_learning", "iql")
+    tasks = (
+        Task("gridworld/mixed", integer, 1_000, True, small, 2, 20, 0.5, 1.5),
+        Task("cartpole/mixed", integer, 2_000, True, small, 2, 10, 2.0, 1.5),
+        Task("pendulum/mixed", real, 2_000, False, small, 2, 20, 2.0, 3.0),
+    )
+    return Suite("smoke", "three small tasks, minutes: does it all still learn", tasks, seeds=2)
+
+
+def _standard() -> Suite:
+    locomotion = [
+        Task(f"{task}/{level}", REAL_METHODS, 10_000) for task in LOCOMOTION for level in ("medium", "medium-replay", "medium-expert")
+    ]
+    mazes = [Task(f"pointmaze/{size}", REAL_METHODS, 10_000, evaluation_seconds=4.0) for size in ("umaze", "medium")]
+    ants = [Task(name, REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0) for name in _ants("umaze", "medium")]
+    sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,)}, 5, 50, 1.0, 1.5)
+    text = "real-valued control, mazes and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
+    return Suite("standard", text, (*locomotion, *mazes, *ants, sepsis), seeds=3)
+
+
+def _full() -> Suite:
+    methods = (*REAL_METHODS, "cql")
+    many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200}
+    locomotion = [
+        Task(f"{task}/{level}", methods, **many)
+        for task in (*LOCOMOTION, "ant")
+        for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
+    ]
+    mazes = [Task(f"pointmaze/{size}", methods, **many, evaluation_seconds=6.0) for size in ("umaze", "medium", "large")]
+    ants = [Task(name, methods, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0) for name in _ants("")]
+    sepsis = [
+        Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,)}, 10, 100, 2.0, 1.5) for level in ("mixed", "random")
+    ]
+    return Suite(
+        "full", "every log for a million steps, as the papers: for a GPU or a week", (*locomotion, *mazes, *ants, *sepsis), seeds=5
+    )
+
+
+def _ants(*sizes: str) -> list[str]:
+    return sorted(name for name in datasets.available() if name.startswith(tuple(f"antmaze/{size}" for size in sizes)))
+
+
+def recipe_of(method: str, task: Task) -> Recipe | None:
+    """Returns the settings with which a method learns from a log: the most particular recipe there is, else the algorithm's defaults.
+
+    A method is an algorithm, or a recipe of its own name (`filtered_bc`, `sac_n`). Recipes are looked for by the log's whole name
+    (`rebrac:halfcheetah/medium`), its task (`edac:pointmaze`), its task and size (`fql_antmaze_large`), its family (`iql_locomotion`) and, for
+    integer actions, `bcq_discrete`. None where a method is known by such recipes alone and has none for this log. Raises ConfigError for
+    a name that is none.
+    """
+    known = published.recipes()
+    name, _, level = task.dataset.partition("/")
+    family = dict.fromkeys((*LOCOMOTION, "ant", "pointmaze"), "locomotion").get(name, name)
+    endings = (f":{task.dataset}", f":{name}", f"_{name}_{level.partition('-')[0]}", f"_{name}", f"_{family}")
+    for full in (*(method + ending for ending in endings), *([f"{method}_discrete"] if task.integer_actions else []), method):
+        if full in known:
+            return known[full]()
+    if method not in methods():
+        raise ConfigError(f"unknown method '{method}'.{nearest(method, methods())}")
+    if method not in algorithms.names():
+        return None
+    if name == "icu-sepsis" and method in sepsis_comparison.METHODS:
+        settings, preprocessing = sepsis_comparison.METHODS[method]
+        return Recipe(method, dict(settings), preprocessing)
+    return Recipe(method)
+
+
+def methods() -> list[str]:
+    """Returns what may be named as a method: the algorithms, and the recipes that are methods of their own."""
+    names = algorithms.names()
+    tuned = [method for method, colon, _ in (name.partition(":") for name in published.recipes()) if colon]
+    own = [name for name in published.recipes() if ":" not in name and not name.startswith(tuple(f"{known}_" for known in names))]
+    return sorted({*names, *tuned, *own})
+
+
+def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Plan:
+    """Returns the plan of one run: one seed of a method on a task. Raises ConfigError for a method or a number that is none."""
+    count = task.steps if steps is None else steps
+    recipe = recipe_of(method, task)
+    if recipe is None:
+        raise ConfigError(f"'{method}' has no published settings for {task.dataset}; leave it out, or choose other logs")
+    _, config = algorithms.find(recipe.algorithm)
+    settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
+    return plan(
+        recipe.algorithm,
+        settings=settings,
+        seeds=[seed],
+        training=Training(steps=count, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1),
+        preprocessing=recipe.preprocessing,
+        evaluation=Evaluation(every=max(count // task.evaluations, 1), episodes=task.episodes, parallel=task.episodes, processes=1),
+    )
+
+
+def fits(task: Task, method: str) -> bool:
+    """Returns whether a method learns actions such as the task's, with settings that are known."""
+    recipe = recipe_of(method, task)
+    if recipe is None:
+        return False
+    kind = algorithms.find(recipe.algorithm)[0].action_space
+    return kind in ("any", "discrete" if task.integer_actions else "box")
+
+
+def seconds_of(task: Task, algorithm: str, steps: int | None = None) -> float:
+    """Returns about how long one run takes on one core of the machine that the speeds were measured on."""
+    count = task.steps if steps is None else steps
+    milliseconds = task.milliseconds if task.milliseconds is not None else _MILLISECONDS.get(algorithm, _OTHER_MILLISECONDS)
+    return _START_SECONDS + count * milliseconds / 1000 + task.evaluations * task.evaluation_seconds

@@ -1,0 +1,44 @@
+"""The benchmark's raw lines: one JSON object for each run, all that its tables are made from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from stitchrl.core.errors import CheckpointError
+
+
+def read_raw(file: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a raw file, none where there is no file; a last line torn by a kill is left out.
+
+    Raises CheckpointError for a line that is none, by its number.
+    """
+    if not file.exists():
+        return []
+    try:
+        lines = file.read_text().splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error})") from None
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise CheckpointError(f"{file}: line {number} is no JSON object; remove the line, and its run is made again")
+        found.append(row)
+    return found
+
+
+def is_done(row: dict[str, Any]) -> bool:
+    """Returns whether a raw line is of a run that came to its end."""
+    return row.get("error") is None
+
+
+def key_of(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Returns `Job.key` of the run that a raw line is of."""
+    return tuple(row.get(name) for name in ("dataset", "method", "seed", "config_hash", "dataset_hash"))

@@ -1,0 +1,202 @@
+"""The benchmark's tables, made from its raw lines alone: last and best policies with IQM and intervals (arXiv:2108.13264)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from stitchrl.core.errors import CheckpointError
+from stitchrl.core.intervals import interval
+from stitchrl.report.benchmark_rows import is_done
+from stitchrl.report.summary import COVERAGE, FEW_SEEDS, interval_text, short_number
+
+Row = dict[str, Any]
+Which = Literal["last", "best"]
+Cells = dict[str, dict[str, list[Row]]]  # dataset -> method -> one row a seed
+Published = Callable[[str], tuple[str, Mapping[str, tuple[float, float]]] | None]
+_NEEDED = ("dataset", "method", "seed", "steps", "config_hash", "dataset_hash", "versions", "date")
+
+
+def benchmark_table(rows: Sequence[Row], published: Published, source: str, level: float = 0.95) -> str:
+    """Returns a Markdown page. `published(dataset)` gives the log of the same kind and its (mean, deviation) by method, from `source`.
+
+    Equal lines give equal pages. Where a method was run on a log with several settings or data, the newest counts, and the page says so.
+    Raises CheckpointError for a line without what a table needs, or if there is none.
+    """
+    for number, row in enumerate(rows, start=1):
+        missing = [name for name in (*_NEEDED, *(("last", "best", "seconds") if is_done(row) else ())) if name not in row]
+        if missing:
+            raise CheckpointError(f"raw line {number} has no '{missing[0]}'; remove the line, and its run is made again")
+    cells, older = _cells([row for row in rows if is_done(row)])
+    if not cells:
+        raise CheckpointError("no run came to its end yet; `stitchrl benchmark run` makes them")
+    methods = list(dict.fromkeys(method for by_method in cells.values() for method in by_method))
+    parts = [
+        _head(cells),
+        "## Last policy\n\n" + _scores(cells, methods, "last", level),
+        "## Best policy of each seed\n\nChosen by looking at the environment, which offline work cannot do: judge by the last.\n\n"
+        + _scores(cells, methods, "best", level),
+        _over_logs(cells, methods, level),
+        _published(cells, methods, published, source),
+        _notes(rows, cells, older),
+        "## Which runs\n\n" + _hashes(cells),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
+    """The newest settings and data of each method on each log, one row a seed; and how many rows are of older ones."""
+    grouped: dict[tuple[str, str], dict[tuple[str, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
+    for row in sorted(rows, key=lambda row: str(row["date"])):
+        kinds = grouped[row["dataset"], row["method"]]
+        kind = (row["config_hash"], row["dataset_hash"])
+        kinds[kind] = kinds.pop(kind, {})  # the newest stands last
+        kinds[kind][row["seed"]] = row
+    cells: Cells = {}
+    kept = 0
+    for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
+        newest = list(grouped[dataset, method].values())[-1]
+        cells.setdefault(dataset, {})[method] = [newest[seed] for seed in sorted(newest)]
+        kept += len(newest)
+    distinct = {(row["dataset"], row["method"], row["config_hash"], row["dataset_hash"], row["seed"]) for row in rows}
+    return cells, len(distinct) - kept
+
+
+def _episodes(rows: list[Row], which: Which) -> np.ndarray:
+    """[S, episodes]; one column where seeds were judged by different numbers of episodes."""
+    scores = [row[which]["scores"] for row in rows]
+    if len({len(x) for x in scores}) == 1:
+        return np.asarray(scores, np.float64)
+    return np.asarray([[np.mean(x)] for x in scores], np.float64)
+
+
+def _interval(tasks: list[np.ndarray], level: float) -> str:
+    return interval_text(interval(tasks, generator=np.random.default_rng(0), level=level))
+
+
+def _head(cells: Cells) -> str:
+    rows = [row for by_method in cells.values() for found in by_method.values() for row in found]
+    suites = ", ".join(sorted({str(row.get("suite", "?")) for row in rows}))
+    versions = sorted({f"{name} {number}" for row in rows for name, number in row["versions"].items()})
+    seeds = sorted({row["seed"] for row in rows})
+    dates = sorted(str(row["date"])[:10] for row in rows)
+    lines = [
+        f"# Benchmark: {suites}",
+        "Written by `stitchrl benchmark table` from raw.jsonl alone. Normalised scores: 0 is a random policy, 100 the reference expert (D4RL's "
+        "for its robots). A seed's score is its mean over episodes; a cell is the interquartile mean over seeds with its 95 % stratified-bootstrap "
+        "interval over seeds and episodes.",
+        f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {dates[0]} to {dates[-1]}, {sum(row['seconds'] for row in rows) / 3600:.1f} hours "
+        f"of one core; {', '.join(versions)}.",
+    ]
+    return "\n\n".join(lines)
+
+
+def _scores(cells: Cells, methods: list[str], which: Which, level: float) -> str:
+    most = max(len(found) for by_method in cells.values() for found in by_method.values())
+    lines = []
+    for by_method in cells.values():
+        first = next(iter(by_method.values()))[0]
+        steps = sorted({row["steps"] for found in by_method.values() for row in found})
+        texts = []
+        for method in methods:
+            found = by_method.get(method)
+            text = "–" if found is None else _interval([_episodes(found, which)], level)
+            texts.append(text + ("" if found is None or len(found) == most else f" ({len(found)} of {most} seeds)"))
+        lines.append([_name(first), " or ".join(f"{s:,}" for s in steps), short_number(_of_log(first), 1), *texts])
+    return _markdown(["log", "steps", "its own score", *methods], lines)
+
+
+def _name(row: Row) -> str:
+    return str(row["dataset"]) + (" (return)" if row.get("measure") == "return" else "")
+
+
+def _of_log(row: Row) -> float | None:
+    """The score of the logged episodes themselves."""
+    value, reference = row.get("log_return"), row.get("reference")
+    if value is None or row.get("measure") == "return" or reference is None:
+        return value
+    return 100 * float((value - reference["random"]) / (reference["expert"] - reference["random"]))
+
+
+def _over_logs(cells: Cells, methods: list[str], level: float) -> str:
+    """Each method over the logs that all of its kind were run on: those of normalised score with as many methods."""
+    scored = {dataset: by for dataset, by in cells.items() if next(iter(by.values()))[0].get("measure") != "return"}
+    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    for dataset, by_method in scored.items():
+        groups[tuple(method for method in methods if method in by_method)].append(dataset)
+    parts = []
+    for group, names in groups.items():
+        if len(names) < 2 or len(group) < 2:
+            continue
+        lines = []
+        for method in group:
+            last = [_episodes(scored[name][method], "last") for name in names]
+            best = [_episodes(scored[name][method], "best") for name in names]
+            lines.append([method, str(sum(len(x) for x in last)), _interval(last, level), _interval(best, level)])
+        parts.append(f"{', '.join(names)}:\n\n" + _markdown(["method", "runs", "last", "best"], lines))
+    return "## Over logs\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _published(cells: Cells, methods: list[str], published: Published, source: str) -> str:
+    found = {dataset: published(dataset) for dataset in cells}
+    known = {dataset: entry for dataset, entry in found.items() if entry is not None}
+    shown = [method for method in methods if any(method in scores for _, scores in known.values())]
+    if not shown:
+        return ""
+    lines = []
+    for dataset, (name, scores) in known.items():
+        lines.append([name, dataset, *("{:.1f} ± {:.1f}".format(*scores[method]) if method in scores else "–" for method in shown)])
+    return f"## Published, not the same data\n\n{source}. Not comparable in height.\n\n" + _markdown(
+        ["published", "our log of its kind", *shown], lines
+    )
+
+
+def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
+    kept = [row for by_method in cells.values() for seeds in by_method.values() for row in seeds]
+    notes = {row["note"]: dict.fromkeys(r["dataset"] for r in kept if r.get("note") == row["note"]) for row in kept if row.get("note")}
+    found = [f"{', '.join(names)}: {note}." for note, names in notes.items()]
+    fewest = min(len(seeds) for by_method in cells.values() for seeds in by_method.values())
+    if fewest == 1:
+        found.append("One seed: its interval covers episodes, not training.")
+    elif fewest < FEW_SEEDS:
+        found.append(f"As few as {fewest} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE[fewest]} %.")
+    if older:
+        found.append(f"{older} raw lines of older settings or data are left out.")
+    done = {(row["dataset"], row["method"], row["seed"], row["config_hash"], row["dataset_hash"]) for row in rows if is_done(row)}
+    lost = {
+        (row["dataset"], row["method"], row["seed"], row["config_hash"], row["dataset_hash"]): row["error"]
+        for row in rows
+        if not is_done(row)
+    }
+    found += [f"FAILED: {key[0]} {key[1]} seed {key[2]}: {error}" for key, error in lost.items() if key not in done]
+    for alarm in sorted({alarm for row in kept for alarm in row.get("alarms", [])}):
+        where = dict.fromkeys(f"{row['dataset']} {row['method']}" for row in kept if alarm in row.get("alarms", []))
+        found.append(f"Alarm in training, {alarm}: {', '.join(where)}.")
+    return "## Notes\n\n" + "\n".join(f"- {line}" for line in found) if found else ""
+
+
+def _hashes(cells: Cells) -> str:
+    lines = []
+    for dataset, by_method in cells.items():
+        for method, seeds in by_method.items():
+            first = seeds[0]
+            seconds = sum(row["seconds"] for row in seeds) / len(seeds)
+            lines.append(
+                [
+                    dataset,
+                    str(first["dataset_hash"])[:12],
+                    method,
+                    str(first.get("algorithm", "?")),
+                    str(first["config_hash"])[:12],
+                    f"{seconds:.0f}",
+                ]
+            )
+    return _markdown(["log", "its sha256", "method", "algorithm", "settings' sha256", "seconds a run"], lines)
+
+
+def _markdown(headings: list[str], lines: list[list[str]]) -> str:
+    shown = [headings, ["---"] * len(headings), *([cell.replace("|", "/") for cell in line] for line in lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in shown)

@@ -1,0 +1,134 @@
+"""`stitchrl benchmark run · table`: standard tasks, generated here, and the tables made from their raw lines."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.verbs.flags import parse
+
+DEFAULT_OUT = Path("runs/benchmark")
+
+
+@final
+@dataclass(frozen=True)
+class Run:
+    suite: str = "smoke"
+    """smoke: minutes; standard: under two hours on two cores; full: the papers' steps"""
+    algorithms: tuple[str, ...] = ()
+    """algorithms, or recipes that are methods of their own (filtered_bc); none: the suite's"""
+    datasets: tuple[str, ...] = ()
+    """of the suite's logs only those whose names begin so"""
+    seeds: int | None = None
+    """how many; None: the suite's"""
+    steps: int | None = None
+    """gradient steps of every run; None: the suite's"""
+    processes: int | None = None
+    """runs at a time, one thread each; None: as many as there are cores"""
+    out: Path = DEFAULT_OUT
+    """raw.jsonl, table.md, the runs' directories; what is recorded there is not made again"""
+    dry_run: bool = False
+    """tell what would be made, and what it takes, and stop"""
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    out: Path = DEFAULT_OUT
+    """what `benchmark run` wrote to, or a raw.jsonl"""
+    to: Path | None = None
+    """write the page there too"""
+    level: float = 0.95
+    """of the intervals"""
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Trains and scores a suite, and prints its table; returns 1 where a run was lost, 128 + n for a signal n."""
+    a = parse(Run, arguments, "stitchrl benchmark run", "Train and score algorithms on standard logs, each run once; rerun to go on.")
+    from stitchrl.recipes import benchmark_runs, benchmark_schedule
+
+    jobs = _jobs(a)
+    processes = (os.cpu_count() or 1) if a.processes is None else a.processes
+    if processes < 1:
+        raise ConfigError(f"stitchrl benchmark run: --processes is {a.processes}; expected at least 1")
+    _tell(_forecast(jobs, processes))
+    if a.dry_run:
+        print("\n".join(job.title for job in jobs))
+        return 0
+    outcome = benchmark_schedule.run(jobs, a.out, processes, _tell)
+    if outcome.made or outcome.skipped:
+        text = _page(a.out / benchmark_runs.RAW)
+        (a.out / "table.md").write_text(text)
+        print(text, end="")
+    for line in outcome.failed:
+        _tell(f"FAILED: {line}")
+    if outcome.signal is not None:
+        _tell(f"stopped by a signal; the same command goes on in {a.out}")
+        return 128 + outcome.signal
+    return 1 if outcome.failed else 0
+
+
+def table(arguments: Sequence[str]) -> int:
+    """Prints the table of raw lines."""
+    a = parse(Table, arguments, "stitchrl benchmark table", "The tables of a benchmark, made from its raw lines alone.")
+    file = a.out if a.out.is_file() else a.out / "raw.jsonl"
+    if not file.is_file():
+        raise ConfigError(f"{a.out}: holds no raw.jsonl; `stitchrl benchmark run --out {a.out}` writes one")
+    text = _page(file, a.level)
+    if a.to is not None:
+        a.to.write_text(text)
+    print(text, end="")
+    return 0
+
+
+def _jobs(a: Run) -> list[Any]:
+    from dataclasses import replace
+
+    from stitchrl.recipes.benchmark_runs import jobs_of
+    from stitchrl.recipes.benchmark_suites import suite
+
+    chosen = suite(a.suite)
+    if a.datasets:
+        tasks = tuple(task for task in chosen.tasks if task.dataset.startswith(a.datasets))
+        if not tasks:
+            raise ConfigError(
+                f"--datasets {' '.join(a.datasets)}: the suite {chosen.name} has {', '.join(t.dataset for t in chosen.tasks)}"
+            )
+        chosen = replace(chosen, tasks=tasks)
+    return jobs_of(chosen, tuple(dict.fromkeys(a.algorithms)), a.seeds, a.steps)
+
+
+def _forecast(jobs: list[Any], processes: int) -> str:
+    """What the call takes, before it takes it."""
+    from stitchrl.recipes.benchmark_runs import to_make
+    from stitchrl.recipes.benchmark_schedule import duration
+    from stitchrl.recipes.benchmark_suites import seconds_of
+    from stitchrl.recipes.datasets import available
+
+    names = list(dict.fromkeys(job.task.dataset for job in jobs))
+    new = [available()[name] for name in to_make(names)]
+    making, disk = sum(recipe.seconds for recipe in new), sum(recipe.megabytes for recipe in new)
+    seconds = sum(seconds_of(job.task, job.plan.algorithm, job.plan.training.steps) for job in jobs)
+    megabytes = 2 * len(jobs) + 10 * processes
+    made = f" ({len(new)} to make: about {duration(making / min(processes, len(new)))} and {disk:.0f} MB)" if new else ""
+    return (
+        f"{len(jobs)} runs on {len(names)} logs{made}: about {duration(seconds / processes)} in {processes} processes, {megabytes} MB; "
+        "less where some are recorded already"
+    )
+
+
+def _page(file: Path, level: float = 0.95) -> str:
+    from stitchrl.recipes.published_scores import SOURCE, published
+    from stitchrl.report.benchmark_rows import read_raw
+    from stitchrl.report.benchmark_table import benchmark_table
+
+    return benchmark_table(read_raw(file), published, SOURCE, level)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,262 @@
+"""The benchmark: each run made once and recorded, a kill loses nothing, tables come from the raw lines alone, mistakes are one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stitchrl.cli import main
+from stitchrl.core.errors import CheckpointError, ConfigError
+from stitchrl.core.files import locked
+from stitchrl.environments.make import make, mdp_of
+from stitchrl.recipes import benchmark_schedule
+from stitchrl.recipes.benchmark_runs import append_raw, jobs_of
+from stitchrl.recipes.benchmark_suites import Task, fits, plan_of, recipe_of, seconds_of, suite
+from stitchrl.recipes.published import Recipe
+from stitchrl.recipes.published_scores import SOURCE, published
+from stitchrl.report.benchmark_rows import read_raw
+from stitchrl.report.benchmark_table import benchmark_table
+from tests.faults.commands import Running
+
+TINY = ("--datasets", "gridworld", "--algorithms", "bc", "q_learning", "--processes", 2)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path_factory.getbasetemp() / "benchmark-cache"))
+
+
+def told(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Returns exit code, stdout and stderr of a benchmark command run in this process."""
+    with pytest.raises(SystemExit) as stop:
+        main(["benchmark", *map(str, arguments)])
+    out, err = capsys.readouterr()
+    return int(stop.value.code or 0), out, err
+
+
+def test_a_suite_is_run_once_and_its_table_comes_from_raw_lines_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "benchmark"
+    code, page, err = told(capsys, "run", *TINY, "--seeds", 2, "--steps", 20, "--out", out)
+    assert code == 0, err
+    rows = read_raw(out / "raw.jsonl")
+    assert sorted((row["method"], row["seed"]) for row in rows) == [("bc", 0), ("bc", 1), ("q_learning", 0), ("q_learning", 1)]
+    for row in rows:
+        assert len(row["dataset_hash"]) == len(row["config_hash"]) == 64 and row["suite"] == "smoke" and row["steps"] == 20
+        assert [step for step, _ in row["curve"]] == [10, 20] and row["last"]["step"] == 20
+        assert len(row["last"]["scores"]) == 20
+        means = dict(row["curve"])
+        assert sum(row["last"]["scores"]) / 20 == pytest.approx(means[20], abs=1e-3)
+        assert sum(row["best"]["scores"]) / 20 == pytest.approx(max(means.values()), abs=1e-3)
+        reference = row["reference"]
+        for score, earned in zip(row["last"]["scores"], row["last"]["returns"], strict=True):
+            assert score == pytest.approx(100 * (earned - reference["random"]) / (reference["expert"] - reference["random"]))
+        assert {"stitchrl", "python", "torch"} <= set(row["versions"]) and row["date"] and row["seconds"] >= 0
+    assert not list(out.glob("runs/*/checkpoints")) and len(list(out.glob("runs/*/policy"))) == 4
+    assert page == (out / "table.md").read_text() and "| gridworld/mixed | 20 |" in page
+
+    alone = tmp_path / "alone" / "raw.jsonl"  # nothing else of the runs is left
+    alone.parent.mkdir()
+    alone.write_bytes((out / "raw.jsonl").read_bytes())
+    assert told(capsys, "table", "--out", alone.parent, "--to", tmp_path / "page.md") == (0, page, "")
+    assert (tmp_path / "page.md").read_text() == page
+
+    before = (out / "raw.jsonl").read_bytes()
+    code, again, err = told(capsys, "run", *TINY, "--seeds", 2, "--steps", 20, "--out", out)
+    assert (code, again) == (0, page) and "0 runs to make, 4 are recorded already" in err
+    assert (out / "raw.jsonl").read_bytes() == before
+
+    (out / "raw.jsonl").write_bytes(before[:-30])  # a kill while the last line was written
+    code, _, err = told(capsys, "run", *TINY, "--seeds", 2, "--steps", 20, "--out", out)
+    assert code == 0 and "1 runs to make, 3 are recorded already" in err
+    repeated, first = read_raw(out / "raw.jsonl")[-1], rows[-1]
+    assert len(read_raw(out / "raw.jsonl")) == 4
+    assert {k: repeated[k] for k in ("last", "best", "curve", "method", "seed")} == {
+        k: first[k] for k in ("last", "best", "curve", "method", "seed")
+    }
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_benchmark_that_is_killed_goes_on(number: int, tmp_path: Path) -> None:
+    arguments = ("benchmark", "run", "--datasets", "gridworld", "--algorithms", "bc", "--seeds", 1, "--steps", 3_000, "--processes", 1)
+    Running(tmp_path, *arguments, "--out", "whole").wait().succeeded()
+    running = Running(tmp_path, *arguments, "--out", "cut")
+    limit = time.monotonic() + 100
+    while not list(tmp_path.glob("cut/runs/*/checkpoints/step_*")) and time.monotonic() < limit:
+        time.sleep(0.005)
+    running.send(number)
+    ended = running.wait()
+    assert ended.code in (128 + number, -number, 0), ended.err
+    for directory in (tmp_path / "cut" / "runs").iterdir():  # no run outlives its benchmark
+        _free(directory, limit)
+    Running(tmp_path, *arguments, "--out", "cut").wait().succeeded()
+    (whole,), (cut,) = (read_raw(tmp_path / name / "raw.jsonl") for name in ("whole", "cut"))
+    for name in ("last", "best", "curve", "config_hash", "dataset_hash"):
+        assert cut[name] == whole[name]
+
+
+def _free(directory: Path, limit: float) -> None:
+    while True:
+        try:
+            with locked(directory):
+                return
+        except CheckpointError:
+            assert time.monotonic() < limit
+            time.sleep(0.02)
+
+
+def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
+    tasks = tuple(task for task in suite("smoke").tasks if task.dataset.startswith("gridworld"))
+    good, bad = jobs_of(replace(suite("smoke"), tasks=tasks), ("bc",), 2, 20)
+    settings = replace(bad.plan.settings, learning_rate=1e38)
+    bad = replace(bad, plan=replace(bad.plan, settings=settings))
+    lines: list[str] = []
+    outcome = benchmark_schedule.run([bad, good], tmp_path, 1, lines.append)
+    assert (outcome.made, outcome.skipped, outcome.signal) == (1, 0, None)
+    assert len(outcome.failed) == 1 and "not finite" in outcome.failed[0] and "\n" not in outcome.failed[0]
+    failed, made = read_raw(tmp_path / "raw.jsonl")
+    assert failed["kind"] == "diverged" and "error" not in made
+    page = benchmark_table([failed, made], published, SOURCE)
+    assert "FAILED: gridworld/mixed bc seed 1: " in page
+    assert benchmark_schedule.run([bad, good], tmp_path, 1, lines.append).skipped == 1  # what failed is tried again
+
+
+def row(dataset: str, method: str, seed: int, score: float, **more: Any) -> dict[str, Any]:
+    at = {"step": 10, "scores": [score, score], "returns": [0.0, 0.0]}
+    best = {"step": 5, "scores": [score + 10] * 2, "returns": [0.0, 0.0]}
+    found = {"dataset": dataset, "method": method, "seed": seed, "steps": 10, "config_hash": "c" * 64, "dataset_hash": "d" * 64}
+    found |= {
+        "versions": {"stitchrl": "0"},
+        "date": "2026-11-21T10:00:00+00:00",
+        "suite": "made",
+        "seconds": 36.0,
+        "measure": "normalised score",
+    }
+    found |= {"last": at, "best": best, "log_return": 5.0, "reference": {"random": 0.0, "expert": 10.0}}
+    return found | more
+
+
+def test_a_table_in_numbers() -> None:
+    """IQM of 0, 40, 60, 200 is 50; over two logs of 10 … and 30 … it is that of all four. The log's own score is 100 · 5 / 10."""
+    rows = [row("hopper/medium", "bc", i, x) for i, x in enumerate((0.0, 40.0, 60.0, 200.0))]
+    rows += [row("hopper/medium", "iql", 0, 7.0), row("made/other", "bc", 0, 10.0), row("made/other", "iql", 0, 30.0)]
+    page = benchmark_table(rows, published, SOURCE)
+    assert "| hopper/medium | 10 | 50.0 | 50.0 [" in page
+    last, best = page.split("## Best policy")
+    assert "7.00 [7.00, 7.00] (1 of 4 seeds)" in last and "60.0 [" in best
+    # of 0, 10, 40, 60, 200 one is cut at each end: 36.67
+    assert "| bc | 5 | 36.7 [" in page
+    assert "| hopper-medium-v2 | hopper/medium | 53.5 ± 1.8 | 67.5 ± 3.8 |" in page and "not the same data" in page
+    assert "0.1 hours of one core" in page
+    assert page == benchmark_table(list(rows), published, SOURCE)
+
+
+def test_the_newest_settings_count_and_the_page_says_so() -> None:
+    old = row("made/log", "bc", 0, 1.0)
+    new = row("made/log", "bc", 0, 2.0, config_hash="e" * 64, date="2026-11-22T10:00:00+00:00")
+    page = benchmark_table([new, old], published, SOURCE)
+    assert "2.00 [2.00, 2.00]" in page and "1.00" not in page and "1 raw lines of older settings or data are left out" in page
+    assert "One seed" in page and "Published" not in page
+    with pytest.raises(CheckpointError, match="raw line 2 has no 'best'"):
+        benchmark_table([old, {k: v for k, v in old.items() if k != "best"}], published, SOURCE)
+    with pytest.raises(CheckpointError, match="no run came to its end"):
+        benchmark_table([row("a", "b", 0, 0.0, error="lost")], published, SOURCE)
+
+
+def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
+    file = tmp_path / "raw.jsonl"
+    assert read_raw(file) == []
+    append_raw(file, {"a": 1})
+    file.write_bytes(file.read_bytes() + b'{"b": ')
+    assert read_raw(file) == [{"a": 1}]
+    append_raw(file, {"c": 3})
+    assert read_raw(file) == [{"a": 1}, {"c": 3}] and file.read_text().count("\n") == 2
+    file.write_text('{"a": 1}\nnonsense\n{"c": 3}\n')
+    with pytest.raises(CheckpointError, match="line 2 is no JSON object"):
+        read_raw(file)
+
+
+@pytest.mark.parametrize("name", ["smoke", "standard", "full"])
+def test_a_suite_names_what_exists(name: str) -> None:
+    found = suite(name)
+    assert len({task.dataset for task in found.tasks}) == len(found.tasks) >= 3
+    for task in found.tasks:
+        for method in task.methods:
+            assert fits(task, method), (task.dataset, method)
+            made = plan_of(task, method, 3)
+            assert made.seeds == (3,) and made.training.steps == task.steps
+    if name == "standard":  # on two cores of the machine that the speeds were measured on
+        seconds = found.seeds * sum(seconds_of(t, plan_of(t, m, 0).algorithm) for t in found.tasks for m in t.methods)
+        assert seconds / 2 < 2 * 3600
+
+
+def test_integer_tasks_are_told_apart() -> None:
+    from stitchrl.environments.make import spec_of
+    from stitchrl.recipes.datasets import available
+
+    for task in (*suite("smoke").tasks, *suite("standard").tasks[-1:]):
+        world = make(available()[task.dataset].environment)
+        assert task.integer_actions == hasattr(spec_of(world).action, "n"), task.dataset
+        assert mdp_of(world) is None or task.integer_actions
+        world.close()
+
+
+def test_settings_come_from_the_most_particular_recipe() -> None:
+    def found(method: str, dataset: str, integer_actions: bool = False) -> Recipe:
+        recipe = recipe_of(method, Task(dataset, (), 1, integer_actions))
+        assert recipe is not None
+        return recipe
+
+    assert found("iql", "halfcheetah/medium").settings["expectile"] == 0.7
+    assert found("iql", "antmaze/umaze").settings["expectile"] == 0.9
+    assert found("rebrac", "halfcheetah/medium").settings["critic_penalty"] == 0.01  # CORL's configs/offline/rebrac
+    assert found("sac_n", "pointmaze/large").settings["ensemble"] == 25
+    assert found("filtered_bc", "hopper/medium").preprocessing.best_episodes == 0.1
+    assert found("cql", "icu-sepsis/mixed", True).preprocessing.reward_scale == 20.0
+    assert found("bc", "gridworld/mixed", True).settings == {}
+    assert not fits(Task("gridworld/mixed", (), 1, True), "sac_n")
+    with pytest.raises(ConfigError, match="unknown method 'filterd_bc'. Did you mean 'filtered_bc'"):
+        found("filterd_bc", "hopper/medium")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("run --suite smok", "unknown suite 'smok'. Did you mean 'smoke'"),
+        ("run --algorithms iqll", "unknown method 'iqll'. Did you mean 'iql'"),
+        ("run --datasets gridworld --algorithms td3_bc", "'td3_bc' learns no actions such as those of the suite smoke"),
+        ("run --datasets atari", "the suite smoke has gridworld/mixed"),
+        ("run --seeds 0", "--seeds is 0"),
+        ("run --steps 0", "steps is 0"),
+        ("run --processes 0", "--processes is 0"),
+        ("run --algoritms bc", "unknown option --algoritms. Did you mean --algorithms"),
+        ("table --out nowhere", "holds no raw.jsonl"),
+        ("tabel", "unknown command 'benchmark tabel'"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    arguments: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = told(capsys, *arguments.split())
+    assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_two_benchmarks_do_not_share_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with locked(tmp_path):
+        code, _, err = told(capsys, "run", *TINY, "--steps", 5, "--out", tmp_path)
+    assert code == 2 and "in use by process" in err and "--out" in err
+
+
+def test_a_dry_run_tells_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, "run", "--suite", "full", "--dry-run", "--out", tmp_path / "none")
+    assert code == 0 and "halfcheetah/medium iql seed 4" in out.splitlines()
+    assert err.startswith(f"{len(out.splitlines())} runs on ") and " h " in err
+    assert not (tmp_path / "none").exists()
+    assert json.dumps(err)  # plain text
