@@ -76,44 +76,57 @@ def run_online(
     """
     online, logging, options = online or OnlinePhase(), logging or Logging(), dict(environment_options or {})
     plan = parent.plan(settings or {}, training or parent.training, evaluation or parent.evaluation)
-    check_settings(online, "online")
-    online.check(plan.training)
-    if path.resolve() == parent.path.resolve():
-        raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
+    _check(parent, plan, online, path)
     parent.check_data(dataset, source)
-    source_agent = parent.policy()
+    before, (step, tensors) = parent.policy(), parent.checkpoint()
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
-    step, tensors = parent.checkpoint()
-    config = describe(parent, plan, online, source, environment, options, logging) | {"parent": {"path": str(parent.path), "step": step}}
-    config["parent"]["online_episodes"] = _episodes_used(parent)
+    config = describe(parent, plan, online, source, environment, options, logging, step)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         data, _ = prepare(dataset, plan)
-        learning = continuation(plan, online, data, source_agent, environment, options)
+        learning = continuation(plan, online, data, before, environment, options)
         learner = learning.learner
         carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints") if resume else 0.0
-        write_json(path / "config.json", config)
-        if (offline := parent.path / "evaluations.jsonl").is_file():  # so that both phases can be shown from this directory alone
-            write_atomically(path / "offline_evaluations.jsonl", offline.read_bytes())
-        doctor = RunDoctor(_unbounded(limits_of(dataset, plan.settings, source_agent.transforms)), plan.seeds)
-        records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, source_agent.transforms)
-        run = RunInProgress(
-            plan, source_agent.spec, source_agent.transforms, learner, learning, judge, records, path, show, stop, doctor, probe, warn
-        )
-        run.categories = source_agent.categories
+        _write_first(path, config, parent)
+        doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
+        records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)
+        spec, scales = before.spec, before.transforms
+        run = RunInProgress(plan, spec, scales, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
+        run.categories = before.categories
         try:
-            if learning.step == 0 and records.evaluation_of(0) is None:
-                run.evaluate(0)  # what the run was worth before it went on
-            run.train()
-        except DivergenceError as error:
-            crash_report(path, learner, error)
-            raise
+            _go_on(run, path)
         finally:
             run.records.close()
             learning.gathering.close()
         run.agent().save(path / "policy")
         return Result(path, run.agent(), learning.step, run.metrics, run.evaluation, stop.signal, tuple(alarms_of(run.changes)))
+
+
+def _check(parent: Parent, plan: Plan, online: OnlinePhase, path: Path) -> None:
+    """Raises ConfigError for settings that cannot be, or a directory that holds the run itself."""
+    check_settings(online, "online")
+    online.check(plan.training)
+    if path.resolve() == parent.path.resolve():
+        raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
+
+
+def _write_first(path: Path, config: Mapping[str, Any], parent: Parent) -> None:
+    """Writes config.json, and the offline phase's evaluations beside the new ones, so that both can be shown from this directory alone."""
+    write_json(path / "config.json", config)
+    if (offline := parent.path / "evaluations.jsonl").is_file():
+        write_atomically(path / "offline_evaluations.jsonl", offline.read_bytes())
+
+
+def _go_on(run: RunInProgress, path: Path) -> None:
+    """Judges what the run is worth before it goes on, unless that was done, and takes its steps."""
+    try:
+        if run.steps.step == 0 and run.records.evaluation_of(0) is None:
+            run.evaluate(0)
+        run.train()
+    except DivergenceError as error:
+        crash_report(path, run.learner, error)
+        raise
 
 
 def continuation(
@@ -142,8 +155,9 @@ def describe(
     environment: str,
     options: Mapping[str, Any],
     logging: Logging,
+    step: int,
 ) -> dict[str, Any]:
-    """Returns the config.json of an online phase: the run's own, with what is changed, and what is only online."""
+    """Returns the config.json of an online phase that begins at a run's step: the run's own, with what is changed, and what is only online."""
     device = device_of(plan.training.device)
     compiled, reason = compilation.choose(plan.training.compile, online.updates(plan.training.steps), device)
     return parent.config | {
@@ -155,15 +169,12 @@ def describe(
         "environment": {"id": environment, "options": dict(options)},
         "logging": to_json(logging),
         "online": settings_of(online, plan.training),
+        "parent": {"path": str(parent.path), "step": step, "online_episodes": online_episodes(read_run(parent.path))},
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
 
 
-def _unbounded(limits: Limits) -> Limits:
-    """What a log paid bounds no policy that gathers steps of its own."""
+def _limits(dataset: Dataset, plan: Plan, before: Agent) -> Limits:
+    """What the run doctor measures by; but what a log paid bounds no policy that gathers steps of its own."""
+    limits = limits_of(dataset, plan.settings, before.transforms)
     return dataclasses.replace(limits, low=-math.inf, high=math.inf, best_logged=math.inf)
-
-
-def _episodes_used(parent: Parent) -> int:
-    """Episodes in an environment that the offline phase's evaluations used, over all seeds."""
-    return online_episodes(read_run(parent.path))
