@@ -8,9 +8,10 @@
 - `replay-1` … `replay-K`: the agent in the middle of each of K equal stretches of its way to medium, where a policy was kept; of what D4RL
   keeps, the replay itself, they give the likeness: rolled out in equal shares.
 
-All returns that choose are of sampled actions, since the logs are, over 20 episodes; `returns.jsonl` has five without sampling. Writes
-src/stitchrl/environments/behaviour/TASK-LEVEL/ in float16 and a line for each to benchmarks/behaviours/results.jsonl: what the policy that
-is shipped, rounded, earns. Prints the row for `recipes/locomotion_logs.py`.
+All returns that choose are of sampled actions, since the logs are, over 20 episodes; `returns.jsonl` has five without sampling.
+`--only LEVEL=STEP` ships one policy under a name (the walker of AntMaze: `ant /tmp/behaviours/antdirections --only directions=240000`).
+Writes src/stitchrl/environments/behaviour/TASK-LEVEL/ in float16 and a line for each to benchmarks/behaviours/results.jsonl: what the policy
+that is shipped, rounded, earns. Prints the row for `recipes/locomotion_logs.py`.
 """
 
 from __future__ import annotations
@@ -44,9 +45,14 @@ def main() -> None:
     parser.add_argument("task", help="D4RL's name of it: halfcheetah, hopper, walker2d, ant")
     parser.add_argument("source", type=Path, help="what locomotion.py wrote")
     parser.add_argument("--replays", type=int, default=5)
+    parser.add_argument("--only", metavar="LEVEL=STEP")
     a = parser.parse_args()
     torch.set_num_threads(1)
     lines = {row["step"]: row for row in map(json.loads, (a.source / "returns.jsonl").read_text().splitlines())}
+    if a.only:
+        level, _, step = a.only.partition("=")
+        ship(a.task, level, a.source / f"step_{step}", lines[int(step)])
+        return
     environment = next(iter(lines.values()))["environment"]
 
     @cache

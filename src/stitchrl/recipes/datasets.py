@@ -8,11 +8,20 @@ from typing import Any
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
-from stitchrl.recipes import control_logs, gridworld_logs, highway_logs, icu_sepsis_logs, locomotion_logs, pointmaze_logs
+from stitchrl.recipes import (
+    antmaze_logs,
+    control_logs,
+    goal_maze_logs,
+    gridworld_logs,
+    highway_logs,
+    icu_sepsis_logs,
+    locomotion_logs,
+    pointmaze_logs,
+)
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 # each says `recipes() -> list[DatasetRecipe]`
-_MODULES = (highway_logs, icu_sepsis_logs, gridworld_logs, pointmaze_logs, control_logs, locomotion_logs)
+_MODULES = (highway_logs, icu_sepsis_logs, gridworld_logs, pointmaze_logs, goal_maze_logs, control_logs, locomotion_logs, antmaze_logs)
 
 
 def available() -> dict[str, DatasetRecipe]:

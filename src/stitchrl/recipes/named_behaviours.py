@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,13 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
             f"({', '.join(shipped)}) nor a directory with a saved policy"
         )
     return saved_policy(path, sampled=sampled)
+
+
+def walker(name: str) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a shipped policy's mode as a function of observations `[N, O]`, for behaviours that steer it."""
+    from stitchrl.agent import load
+
+    return load(SAVED / name).predict
 
 
 def saved_policy(path: Path, *, sampled: bool = False) -> Behaviour:
