@@ -177,13 +177,13 @@ def make_learner(plan: Plan, dataset: Dataset, transforms: list[scales.Affine]) 
     """Returns a learner on the device with the log's rows there, or streamed to it where they are too many."""
     algorithm, _ = algorithms.find(plan.algorithm)
     device = device_of(plan.training.device)
+    spec, seen = as_acting(plan, dataset, transforms)
     kind, limit = algorithm.batch_of(plan.settings), memory_limit(device)
     rows: Rows
     if plan.goals.hindsight:
         rows = goal_rows_of(dataset, kind, plan.goals, getattr(plan.settings, "discount", 0.99), transforms, device, limit)
     else:
         rows = rows_of(dataset, kind, transforms, device, limit)
-    spec, seen = as_acting(plan, dataset, transforms)
     return Learner(algorithm, plan.settings, scales.learner_spec(spec, seen), rows, plan.seeds, plan.training, device)
 
 

@@ -1,0 +1,56 @@
+"""Walks through OGBench's mazes: legal, the same for the same seed, long ones everywhere and short ones in their part of the maze."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from stitchrl.environments.goal_walks import goal_walks
+from stitchrl.environments.make import make
+from stitchrl.recipes.datasets import available
+
+pytest.importorskip("ogbench")
+
+MAZE = "pointmaze-medium-v0"
+
+
+def cells(positions: np.ndarray) -> np.ndarray:
+    """Returns `[N, 2]`, rows and columns of the cells that hold positions: 4 m wide, (1, 1) around the origin."""
+    return np.floor((positions[:, ::-1] + 6) / 4).astype(int)
+
+
+def test_walks_are_the_same_for_the_same_seed_and_go_where_the_maze_lets_them() -> None:
+    log, again, other = (goal_walks(MAZE, "navigate", 2, 150, seed) for seed in (1, 1, 2))
+    assert log.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert log.episodes == 2 and log.lengths.tolist() == [150, 150]
+    assert log.timeouts.sum() == 2 and not log.terminals.any() and not log.rewards.any()
+    assert np.abs(log.actions).max() <= 1
+    world = make(MAZE)
+    free = world.unwrapped.maze_map == 0
+    world.close()
+    here = cells(log.observations)
+    assert free[here[:, 0], here[:, 1]].all()
+    moved = np.abs(log.next_observations() - log.observations)
+    assert 0.05 < moved.mean() < 0.2 and moved.max() < 0.5, "a step of 1 moves it 0.2 m"
+    assert len(np.unique(here[:151], axis=0)) > 4
+
+
+def test_stitch_walks_stay_between_cells_near_each_other() -> None:
+    log = goal_walks(MAZE, "stitch", 4, 120, seed=3)
+    for episode in range(4):
+        visited = np.unique(cells(log.episode(episode).observations), axis=0)
+        assert 2 <= len(visited) <= 8, "a way of four cells and what noise adds, not the maze"
+
+
+def test_built_in_logs_tell_what_they_are() -> None:
+    for name, steps in (("navigate", 1000), ("stitch", 200), ("large-navigate", 1000), ("large-stitch", 200)):
+        recipe = available()[f"pointmaze/{name}"]
+        assert recipe.steps == 100_000 == recipe.episodes * steps
+        assert ("large" in name) == ("large" in recipe.environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["navigate", "stitch"])
+def test_built_in_logs_are_the_promised_ones(name: str) -> None:
+    recipe = available()[f"pointmaze/{name}"]
+    assert recipe.make().fingerprint() == recipe.fingerprint
