@@ -17,6 +17,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_sampling import StreamedFrames
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sampling import rows_of
+from stitchrl.evaluation.seen_by_policy import seen_by
 from stitchrl.experiment import plan, run_experiment
 from stitchrl.training import seeds
 from stitchrl.training.learner import Learner, Training
@@ -131,3 +132,5 @@ def test_a_run_saves_a_policy_that_reads_bytes(tmp_path: Path) -> None:
         agent.predict(seen / 255)
     with pytest.raises(DataError, match=r"expected the 0 … 255 of uint8"):
         agent.predict(seen.astype(np.int64) + 300)
+    with pytest.raises(DataError, match="Roll it out instead"):  # at once, not after hours of flattened pixels
+        seen_by(agent, log())

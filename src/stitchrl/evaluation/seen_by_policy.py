@@ -9,7 +9,7 @@ import numpy as np
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Spec
+from stitchrl.core.spec import Box, Spec, is_image
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.evidence import in_spaces_of
 
@@ -17,8 +17,12 @@ from stitchrl.evaluation.evidence import in_spaces_of
 def seen_by(agent: Agent, dataset: Dataset) -> Dataset:
     """Returns the log in a policy's spaces (`in_spaces_of`), its column `goals` beside the observations where the policy reads both.
 
-    Raises DataError where codes of the log stand for other values than those that the policy learned.
+    Raises DataError where codes of the log stand for other values than those that the policy learned, and for images, which no estimator reads.
     """
+    if is_image(agent.spec.observation):
+        raise DataError(
+            "the observations are images; a policy is judged from a log only where they are numbers. Roll it out instead: stitchrl evaluate"
+        )
     check_categories(agent.categories, dataset)
     return in_spaces_of(agent.spec, with_goals(agent.spec, dataset))
 
