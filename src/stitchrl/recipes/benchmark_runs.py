@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,7 +22,6 @@ import torch
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
 from stitchrl.core.records import Logging
-from stitchrl.core.settings import to_json
 from stitchrl.experiment import Plan, Result, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
@@ -64,9 +63,8 @@ class Job:
     @property
     def config(self) -> dict[str, Any]:
         """All that decides the run's numbers, but its data and seed."""
-        training = {name: value for name, value in to_json(self.plan.training).items() if name not in _FREE}
-        parts = {"settings": self.plan.settings, "preprocessing": self.plan.preprocessing, "evaluation": self.plan.evaluation}
-        return {"algorithm": self.plan.algorithm, "training": training} | {name: to_json(part) for name, part in parts.items()}
+        parts = {name: value for name, value in asdict(self.plan).items() if name != "seeds"}
+        return parts | {"training": {name: value for name, value in parts["training"].items() if name not in _FREE}}
 
     @property
     def config_hash(self) -> str:

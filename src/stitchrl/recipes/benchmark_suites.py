@@ -152,6 +152,7 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
         seeds=[seed],
         training=Training(steps=count, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1),
         preprocessing=recipe.preprocessing,
+        goals=recipe.goals,
         evaluation=Evaluation(every=max(count // task.evaluations, 1), episodes=task.episodes, parallel=task.episodes, processes=1),
     )
 

@@ -81,6 +81,7 @@ def test_a_suite_is_run_once_and_its_table_comes_from_raw_lines_alone(tmp_path: 
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_benchmark_that_is_killed_goes_on(number: int, tmp_path: Path) -> None:
     arguments = ("benchmark", "run", "--datasets", "gridworld", "--algorithms", "bc", "--seeds", 1, "--steps", 3_000, "--processes", 1)
@@ -246,6 +247,23 @@ def test_a_mistake_is_one_line(
     code, out, err = told(capsys, *arguments.split())
     assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_what_decides_a_run_decides_its_hash() -> None:
+    job = jobs_of(suite("smoke"), ("iql",), 1, 20)[0]
+    plan = job.plan
+    others = [
+        replace(plan, settings=replace(plan.settings, expectile=0.8)),
+        replace(plan, preprocessing=replace(plan.preprocessing, reward_scale=2.0)),
+        replace(plan, training=replace(plan.training, batch_size=9)),
+        replace(plan, evaluation=replace(plan.evaluation, episodes=9)),
+        replace(plan, goals=replace(plan.goals, value_current=0.123)),
+    ]
+    hashes = {job.config_hash, *(replace(job, plan=other).config_hash for other in others)}
+    assert len(hashes) == 1 + len(others)
+    alike = replace(plan, seeds=(7,), training=replace(plan.training, threads=2, log_every=3, device="cpu"))
+    assert replace(job, plan=alike).config_hash == job.config_hash
+    assert len({job.key("a"), replace(job, plan=alike).key("a"), job.key("b")}) == 3  # another seed, other data
 
 
 def test_two_benchmarks_do_not_share_a_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
