@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from stitchrl.core.records import Logging
 from stitchrl.data import sources
 from stitchrl.experiment import plan, run_experiment
 from stitchrl.training.learner import Training
+from tests.faults.commands import Running, results, stitchrl
 from tests.faults.test_command_mistakes import told
 
 
@@ -98,3 +100,22 @@ def test_the_way_round(folder: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert told(capsys, "plot", "moved-finetune", "--to", "curve.svg")[0] == 0
     assert told(capsys, *line.split(), "--print-config")[1].startswith("algorithm: iql")
     assert told(capsys, *line.split())[2].startswith("stitchrl: ") and "settings.hidden" in told(capsys, "finetune", "moved", "--help")[1]
+
+
+@pytest.mark.slow
+def test_a_run_killed_and_stopped_ends_as_if_nothing_had_happened(folder: Path) -> None:
+    """Killed while it writes its second checkpoint, stopped by SIGTERM after that, then let run: the episode in flight is CartPole's."""
+    more = "--steps 400 --save-every 50 --log-every 10 --evaluation.every 200"
+    line = ["finetune", "iql", *ENV.replace("--steps 20", more).split()]
+    stitchrl(folder, *line, "--run", "whole").succeeded()
+    cut = [*line, "--run", "cut"]
+    killed = stitchrl(folder, *cut, environment={"STITCHRL_FAILPOINT": "checkpoint:renamed"})
+    assert killed.code == -signal.SIGKILL
+    killed = stitchrl(folder, *cut, "--resume", environment={"STITCHRL_FAILPOINT": "checkpoint:weights"})
+    assert killed.code == -signal.SIGKILL
+    running = Running(folder, *cut, "--resume")
+    assert running.reaches(folder / "cut", 150)  # the killed one told of step 100
+    running.send(signal.SIGTERM)
+    assert running.wait().code in (143, 0)
+    stitchrl(folder, *cut, "--resume").succeeded()
+    assert results(folder / "cut") == results(folder / "whole")
