@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.sparse import csr_array, diags_array, eye_array
+from scipy.sparse import csr_array, eye_array
 from scipy.sparse.linalg import splu
 
 from benchmarks.trust.selection import CASES, GATES, JUDGED_BY
@@ -29,11 +29,11 @@ from stitchrl.evaluation.evidence import AgentTarget
 
 def trapped(dataset: Dataset, target: AgentTarget, discount: float) -> dict[str, float]:
     """Returns, of the counted task of two folds as in `cross_fitted`: `never_ends`, the chance to come to states from which no logged step of the
-    policy leads to an end; `fqe_loosened`, the value where such states get one more, average step, which only a discount of 1 gives them."""
+    policy leads to an end."""
     log = read_steps(dataset, discount, "continues")
     policy = target.probabilities(np.arange(dataset.spec.observation.n))  # type: ignore[union-attr]
     observations, fold = np.asarray(dataset.observations), folds_of(dataset, 2, 0)
-    never, value = [], []
+    never = []
     for fit, judged in parts(fold, dataset.lengths):
         weights = fit.astype(np.float64)
         task = count_task(dataset.spec, observations, np.asarray(dataset.actions), log.rewards, log.following, log.ends, weights)
@@ -45,12 +45,7 @@ def trapped(dataset: Dataset, target: AgentTarget, discount: float) -> dict[str,
         reached[able] = splu(csr_array(eye_array(int(able.sum())) - chain[able][:, able]).tocsc()).solve(ending[able])
         start = task.place[observations[log.first[judged[log.first]]]]
         never.append(1 - reached[start].mean())
-        share = np.where(able, 0.0, 1 / (1 + (table * task.counts).sum(1)))
-        average = csr_array(np.ones((len(share), 1))) @ task.pooled[[-1]]
-        loose = csr_array(diags_array(1 - share) @ chain + diags_array(share) @ average)
-        mixed = (1 - share) * reward + share * task.reward[-1].mean()
-        value.append(splu(csr_array(eye_array(len(mixed)) - discount * loose).tocsc()).solve(mixed)[start].mean())
-    return {"never_ends": float(np.mean(never)), "fqe_loosened": float(np.mean(value))}
+    return {"never_ends": float(np.mean(never))}
 
 
 def log_line(case: str, dataset: Dataset) -> dict[str, Any]:
