@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from stitchrl.core.errors import CheckpointError, ConfigError, DataError
+from stitchrl.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from stitchrl.core.records import Logging
 from stitchrl.core.settings import read_settings
 from stitchrl.data import sources
@@ -197,6 +197,13 @@ def test_a_world_without_memory_goes_on_and_says_so(runs: dict[str, Path], tmp_p
     shutil.rmtree(tmp_path / "on" / "checkpoints" / "step_0000000020")
     with pytest.warns(UserWarning, match="not exactly the uninterrupted one"):
         assert go_on(runs["td3_bc"], tmp_path / "on", environment=FORGETFUL, steps=30, resume=True).step == 30
+
+
+def test_a_divergence_stops_before_its_step_and_leaves_its_batch(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(DivergenceError, match="is not finite"):
+        go_on(runs["td3_bc"], tmp_path / "on", settings={"learning_rate": 1e30})
+    assert json.loads((tmp_path / "on" / "crash_report.json").read_text())["step"] > 0
+    assert (tmp_path / "on" / "crash_batch.safetensors").is_file()
 
 
 def test_updates_by_hand() -> None:
