@@ -62,7 +62,8 @@ def main() -> None:
         return found
 
     chosen = choose(sorted(lines), earned, a.task, a.replays)
-    print(chosen)
+    replays = len(chosen) - 2
+    print(f'Task("{a.task}", "{environment}", medium_steps={chosen["medium"]:_}, replays={replays}, steps_per_second=…, bytes_per_step=…)')
     for old in OUT.glob(f"{a.task}-replay-*"):
         shutil.rmtree(old)
     for level, step in chosen.items():
