@@ -10,6 +10,7 @@ import stitchrl
 from stitchrl.core.records import Logging
 from stitchrl.report.records_reader import read_run
 
+CQL_RATES = ("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate")
 QUIET = Logging(tensorboard=False, quiet=True)
 
 
@@ -20,7 +21,7 @@ QUIET = Logging(tensorboard=False, quiet=True)
         ("iql", {"learning_rate": 1e-3}, {}, {"pour": True}, 3_000, 100),
         (
             "cql",
-            {"sampled_actions": 2, "conservatism": 1.0, **dict.fromkeys(("actor_learning_rate", "critic_learning_rate"), 1e-3)},
+            {"sampled_actions": 2, "conservatism": 1.0, **dict.fromkeys(CQL_RATES, 1e-3)},
             {"conservatism": 0.0},
             {},
             5_000,
@@ -42,7 +43,7 @@ def test_it_improves(
     stitchrl.train(
         algorithm, "pendulum/medium", run=tmp_path / "run", settings={"hidden": (64, 64), **settings}, environment="Pendulum-v1",
         training={"steps": 1_500, "batch_size": 128, "save_every": 1_500, "compile": "off", "device": "cpu"},
-        preprocessing={"reward_scale": 0.1}, evaluation={"episodes": 20}, logging=QUIET,
+        preprocessing={"reward_scale": 0.1}, evaluation={"episodes": 10}, logging=QUIET,
     )  # fmt: skip
     stitchrl.finetune(tmp_path / "run", steps=steps, settings=changed, online={"warm_start": 400, **online}, logging=QUIET)
     before, after = (float(e.returns.mean()) for e in read_run(tmp_path / "run-finetune").evaluations)
