@@ -1,15 +1,16 @@
-"""Walks of OGBench's point through its mazes, as those behind its datasets (Park et al., 2024, arXiv:2410.20092).
+"""Walks through OGBench's mazes, as those behind its datasets (Park et al., 2024, arXiv:2410.20092).
 
-The walker heads for the next cell on a shortest way to a goal of its own, by a step of full length disturbed by noise. `navigate`: long
-episodes, a new goal anywhere in the maze on each arrival. `stitch`: short ones between two cells at most four apart, to and fro, so that
-no episode crosses the maze and long ways must be put together from several.
+The walker heads for the next cell on a shortest way to a goal of its own, disturbed by noise. `navigate`: long episodes, a new goal anywhere
+in the maze on each arrival. `stitch`: short ones between two cells at most four apart, to and fro, so that no episode crosses the maze and
+long ways must be put together from several. `explore`: no goals, a new random direction every ten steps.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -18,16 +19,24 @@ from stitchrl.data.dataset import Dataset
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Cell = tuple[int, ...]  # row, column
-Kind = Literal["navigate", "stitch"]
+Kind = Literal["navigate", "stitch", "explore"]
+Mover = Callable[[Array, Array], Array]  # an observation [O] and a direction [2] of length 1 to an action [A], before noise
 
-NOISE = 0.5  # standard deviation of what is added to a step of length 1, in each direction
+NOISE = 0.5  # of the point: standard deviation of what is added to a step of length 1, in each direction
 REACHED = 1.0  # metres from a goal: the tasks' own reach
 APART = 4  # cells, at most, between the ends of a stitch walk
 _WITHIN = 1.0  # metres of starts and goals around their cell's centre, in each direction, as the tasks'
+_TURN = 10  # steps between two directions of an exploring walk
 
 
-def goal_walks(environment: str, kind: Kind, episodes: int, steps: int, seed: int) -> Dataset:
-    """Returns a log of `episodes` walks of `steps` steps each, without rewards; observations x, y in metres. Each walk has its own generator."""
+def goal_walks(
+    environment: str, kind: Kind, episodes: int, steps: int, seed: int, *, mover: Mover | None = None, noise: float = NOISE
+) -> Dataset:
+    """Returns a log of `episodes` walks of `steps` steps each, without rewards. Each walk has its own generator.
+
+    Observations of a point: x, y in metres; of an ant 29 numbers, x and y first. mover: turns directions into actions; None: for the
+    point, whose action is the direction itself. noise: standard deviation of the Gaussian added to actions, which are clipped to [-1, 1].
+    """
     from stitchrl.environments.make import make
 
     world = make(environment, terminate_at_goal=False, max_episode_steps=steps + 1)
@@ -35,36 +44,70 @@ def goal_walks(environment: str, kind: Kind, episodes: int, steps: int, seed: in
         world.reset(seed=seed)
         maze: Any = world.unwrapped
         ahead = cache(lambda here, there: maze.get_oracle_subgoal(maze.ij_to_xy(here), maze.ij_to_xy(there))[0])
-        walks = [_walk(maze, ahead, kind, steps, np.random.default_rng(np.random.SeedSequence([seed, i]))) for i in range(episodes)]
+        generators = [np.random.default_rng(np.random.SeedSequence([seed, i])) for i in range(episodes)]
+        walks = [_walk(maze, ahead, kind, steps, mover or _straight, noise, generator) for generator in generators]
     finally:
         world.close()
-    return Dataset.from_episodes(walks, Spec(Box((2,)), Box((2,), (-1.0,), (1.0,))))
+    observation, action = walks[0]["observations"].shape[1], walks[0]["actions"].shape[1]
+    return Dataset.from_episodes(walks, Spec(Box((observation,)), Box((action,), (-1.0,), (1.0,))))
 
 
-def _walk(maze: Any, ahead: Callable[[Cell, Cell], Array], kind: Kind, steps: int, generator: np.random.Generator) -> dict[str, Any]:
+def _straight(observation: Array, direction: Array) -> Array:
+    return direction
+
+
+def _walk(
+    maze: Any, ahead: Callable[[Cell, Cell], Array], kind: Kind, steps: int, mover: Mover, noise: float, generator: np.random.Generator
+) -> dict[str, Any]:
     """One episode's columns; `ahead` tells the centre of the next cell on the way from one to another."""
-    free = np.argwhere(maze.maze_map == 0)
-    first = _drawn(free, generator)
-    ends = _near(maze, first) if kind == "stitch" else free
-    maze.set_xy(_point(maze, first, generator))
-    position = maze.get_xy()
-    there = _drawn(ends, generator)
-    goal, back = _point(maze, there, generator), first
-    observations, actions = [position], []
-    for _ in range(steps):
-        if np.linalg.norm(goal - position) <= REACHED:
-            there, back = (back, there) if kind == "stitch" else (_drawn(ends, generator), there)
-            goal = _point(maze, there, generator)
-        here = maze.xy_to_ij(position)
-        way = (goal if here == there else ahead(here, there)) - position
-        action = np.clip(way / max(float(np.linalg.norm(way)), 1e-6) + NOISE * generator.standard_normal(2), -1, 1).astype(np.float32)
+    route = _Route(maze, ahead, kind, generator)
+    if maze.model.nq > 2:  # an ant stands up
+        maze.set_state(maze.init_qpos, maze.init_qvel)
+    maze.set_xy(_point(maze, route.first, generator))
+    seen = maze.get_ob()
+    route.begin()
+    observations, actions = [seen], []
+    for t in range(steps):
+        action = mover(seen, route.direction(seen[:2], t))
+        action = np.clip(action + noise * generator.standard_normal(action.shape), -1, 1).astype(np.float32)
         maze.step(action)
-        position = maze.get_xy()
-        observations.append(position)
+        seen = maze.get_ob()
+        observations.append(seen)
         actions.append(action)
     timeouts = np.arange(steps) == steps - 1
     columns = {"actions": np.stack(actions), "rewards": np.zeros(steps, np.float32), "terminals": np.zeros(steps, np.bool_)}
     return {"observations": np.stack(observations).astype(np.float32), **columns, "timeouts": timeouts}
+
+
+@final
+class _Route:
+    """Where one walk heads: to goals of its own, or anywhere."""
+
+    def __init__(self, maze: Any, ahead: Callable[[Cell, Cell], Array], kind: Kind, generator: np.random.Generator) -> None:
+        self.maze, self.ahead, self.kind, self.generator = maze, ahead, kind, generator
+        free = np.argwhere(maze.maze_map == 0)
+        self.first = _drawn(free, generator)
+        self.ends = _near(maze, self.first) if kind == "stitch" else free
+
+    def begin(self) -> None:
+        """Draws the first goal."""
+        self.there, self.back = _drawn(self.ends, self.generator), self.first
+        self.goal = _point(self.maze, self.there, self.generator)
+
+    def direction(self, position: Array, t: int) -> Array:
+        """Returns the direction `[2]` of length 1 (at most, very near to where it leads) at time t."""
+        if self.kind == "explore":
+            if t % _TURN == 0:
+                angle = self.generator.uniform(0, 2 * math.pi)
+                self.way = np.array([math.cos(angle), math.sin(angle)])
+            return self.way
+        if np.linalg.norm(self.goal - position) <= REACHED:
+            new = self.back if self.kind == "stitch" else _drawn(self.ends, self.generator)
+            self.there, self.back = new, self.there
+            self.goal = _point(self.maze, self.there, self.generator)
+        here = self.maze.xy_to_ij(position)
+        way = (self.goal if here == self.there else self.ahead(here, self.there)) - position
+        return np.asarray(way / max(float(np.linalg.norm(way)), 1e-6))
 
 
 def _drawn(cells: Array, generator: np.random.Generator) -> Cell:

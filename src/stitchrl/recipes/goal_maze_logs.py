@@ -1,75 +1,110 @@
-"""Logs of OGBench's point mazes in its manner (arXiv:2410.20092), a tenth of its size: what to learn to reach goals from."""
+"""Logs of OGBench's mazes in its manner (arXiv:2410.20092), a tenth of its size: what to learn to reach goals from.
+
+The ant is our own (benchmarks/behaviours/), its hand on the reins OGBench's: noise 0.2 on its way to goals, 1 where it explores.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, final
 
 from stitchrl.data.dataset import Dataset
+from stitchrl.recipes.antmaze_logs import WALKER
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 if TYPE_CHECKING:
-    from stitchrl.environments.goal_walks import Kind
+    from stitchrl.environments.goal_walks import Kind, Mover
 
 MUJOCO = "4.0.0"  # other versions may compute other trajectories: then the hash is that of the first making
 
-# name -> environment, kind, episodes, steps of each, seed, hash
-_LOGS: dict[str, tuple[str, Kind, int, int, int, str]] = {
-    "navigate": ("pointmaze-medium-v0", "navigate", 100, 1000, 401, "16907f180e02f9c3a66b8aca96135637dbb4de0dad9f8c719d18b61897a5722f"),
-    "stitch": ("pointmaze-medium-v0", "stitch", 500, 200, 402, "504e68a804c0be2fad09caf6f3dddd8fe2c97b0643863c26a517c201c7cc7e26"),
-    "large-navigate": (
-        "pointmaze-large-v0",
-        "navigate",
-        100,
-        1000,
-        403,
-        "03e56422798b8a2da6162ee8b19b53fd7ad5c8885e6186bfd16ce3e1a08a7b26",
+
+@final
+@dataclass(frozen=True)
+class _Walks:
+    """One log: `episodes` of `steps`. `fingerprint`: None for an ant, whose actions differ in the last bit between processors."""
+
+    body: str  # point, ant
+    size: str  # medium, large
+    kind: Kind
+    episodes: int
+    steps: int
+    seed: int
+    fingerprint: str | None = None
+
+
+_LOGS = {
+    "pointmaze/navigate": _Walks("point", "medium", "navigate", 100, 1000, 401, "16907f180e02f9c3a66b8aca96135637dbb4de0dad9f8c719d18b61897a5722f"),
+    "pointmaze/stitch": _Walks("point", "medium", "stitch", 500, 200, 402, "504e68a804c0be2fad09caf6f3dddd8fe2c97b0643863c26a517c201c7cc7e26"),
+    "pointmaze/large-navigate": _Walks(
+        "point", "large", "navigate", 100, 1000, 403, "03e56422798b8a2da6162ee8b19b53fd7ad5c8885e6186bfd16ce3e1a08a7b26"
     ),
-    "large-stitch": ("pointmaze-large-v0", "stitch", 500, 200, 404, "8bf14b3817a7dc09f08faa6494e3af24e7eb461af823161cc359a1a09acc332e"),
-}
+    "pointmaze/large-stitch": _Walks("point", "large", "stitch", 500, 200, 404, "8bf14b3817a7dc09f08faa6494e3af24e7eb461af823161cc359a1a09acc332e"),
+    "antmaze/medium-navigate": _Walks("ant", "medium", "navigate", 100, 1000, 411),
+    "antmaze/medium-stitch": _Walks("ant", "medium", "stitch", 500, 200, 412),
+    "antmaze/medium-explore": _Walks("ant", "medium", "explore", 200, 500, 413),
+    "antmaze/large-navigate": _Walks("ant", "large", "navigate", 100, 1000, 414),
+    "antmaze/large-stitch": _Walks("ant", "large", "stitch", 500, 200, 415),
+    "antmaze/large-explore": _Walks("ant", "large", "explore", 200, 500, 416),
+}  # fmt: skip
 _ABOUT = {
     "navigate": "walks of 1,000 steps to goals anywhere in the maze, with noise",
     "stitch": "walks of 200 steps to and fro between cells at most four apart, with noise: long ways must be put together",
+    "explore": "walks of 500 steps without a goal, a new direction every ten, with much noise",
 }
-# Share of the five tasks that is solved within the clock: by uniformly random steps (none of 25 on the medium maze), and at most.
+_NOISE = {"point": {"navigate": 0.5, "stitch": 0.5}, "ant": {"navigate": 0.2, "stitch": 0.2, "explore": 1.0}}
+# Share of the five tasks that is solved within the clock: by uniformly random steps (none of 25 on the medium point maze), and at most.
 REFERENCE = {"random": 0.0, "expert": 1.0}
 
 
 def recipes() -> list[DatasetRecipe]:
-    """Returns `pointmaze/{navigate,stitch,large-navigate,large-stitch}`."""
+    """Returns `pointmaze/{navigate,stitch,large-navigate,large-stitch}` and `antmaze/{medium,large}-{navigate,stitch,explore}`."""
     return [
         DatasetRecipe(
-            f"pointmaze/{name}",
-            f"OGBench's point maze ({'large' if 'large' in environment else 'medium'}), no rewards: {_ABOUT[kind]}.",
-            environment,
-            steps=episodes * steps,
-            episodes=episodes,
-            seconds=15,
+            name,
+            f"OGBench's {walks.body} maze ({walks.size}), no rewards: {_ABOUT[walks.kind]}.",
+            _environment(walks),
+            steps=walks.episodes * walks.steps,
+            episodes=walks.episodes,
+            seconds=15 if walks.body == "point" else 150,
             reference=REFERENCE,
             make=partial(_make, name),
-            fingerprint=fingerprint,
-            versions={"mujoco": MUJOCO, "ogbench": "1.2.2"},
-            megabytes=2.5,
+            fingerprint=walks.fingerprint,
+            versions={"mujoco": MUJOCO, "ogbench": "1.2.2"} if walks.fingerprint else {},
+            megabytes=2.5 if walks.body == "point" else 16,
         )
-        for name, (environment, kind, episodes, steps, _, fingerprint) in _LOGS.items()
+        for name, walks in _LOGS.items()
     ]
 
 
-def _make(name: str) -> Dataset:
-    from stitchrl.environments.goal_walks import NOISE, goal_walks
+def _environment(walks: _Walks) -> str:
+    return f"{walks.body}maze-{walks.size}-v0"
 
-    environment, kind, episodes, steps, seed, _ = _LOGS[name]
-    log = goal_walks(environment, kind, episodes, steps, seed)
+
+def _make(name: str) -> Dataset:
+    from stitchrl.environments.goal_walks import goal_walks
+
+    walks = _LOGS[name]
+    environment, noise = _environment(walks), _NOISE[walks.body][walks.kind]
+    mover = None if walks.body == "point" else _ant()
+    log = goal_walks(environment, walks.kind, walks.episodes, walks.steps, walks.seed, mover=mover, noise=noise)
+    aim = "in random directions" if walks.kind == "explore" else f"to goals of its own ({walks.kind})"
     metadata = {
-        "name": f"pointmaze/{name}",
+        "name": name,
         "environment": environment,
         "environment_options": {},
         "discount": 0.99,
         "reference": REFERENCE,
-        "provenance": {
-            "behaviour": f"a walker to goals of its own ({kind}), noise {NOISE:g}",
-            "seed": seed,
-            "amount": f"episodes={episodes}",
-        },
+        "provenance": {"behaviour": f"a walker {aim}, noise {noise:g}", "seed": walks.seed, "amount": f"episodes={walks.episodes}"},
     }
     return Dataset(log.spec, log.columns, log.offsets, log.final_observations, metadata)
+
+
+def _ant() -> Mover:
+    """What turns an ant's direction into its action, before noise."""
+    import numpy as np
+
+    from stitchrl.recipes.named_behaviours import walker
+
+    obey = walker(WALKER)
+    return lambda seen, direction: obey(np.concatenate([seen[2:29], direction]).astype(np.float32)[None])[0]

@@ -54,3 +54,26 @@ def test_built_in_logs_tell_what_they_are() -> None:
 def test_built_in_logs_are_the_promised_ones(name: str) -> None:
     recipe = available()[f"pointmaze/{name}"]
     assert recipe.make().fingerprint() == recipe.fingerprint
+
+
+def test_an_ant_stands_up_for_each_walk_and_is_told_directions() -> None:
+    told = []
+
+    def mover(seen: np.ndarray, direction: np.ndarray) -> np.ndarray:
+        told.append(direction)
+        return np.zeros(8)
+
+    log = goal_walks("antmaze-medium-v0", "explore", 2, 25, seed=5, mover=mover, noise=0.3)
+    assert log.observations.shape == (50, 29) and log.actions.shape == (50, 8)
+    np.testing.assert_allclose(np.linalg.norm(told, axis=1), 1)
+    changes = [t for t in range(1, 25) if not np.array_equal(told[t], told[t - 1])]
+    assert changes == [10, 20], "a new direction every ten steps"
+    height = log.observations[[0, 25], 2]
+    np.testing.assert_allclose(height, height[0])
+    assert 0.2 < log.actions.std() < 0.4
+
+
+def test_ant_logs_tell_what_they_are() -> None:
+    for kind, steps in (("navigate", 1000), ("stitch", 200), ("explore", 500)):
+        recipe = available()[f"antmaze/large-{kind}"]
+        assert recipe.environment == "antmaze-large-v0" and recipe.steps == 100_000 == recipe.episodes * steps
