@@ -88,7 +88,6 @@ class Case:
             rows = goal_rows(self.spec, self.algorithm.batch)
         return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
 
-
     def rows(self, size: int) -> Tensor:
         """Returns packed rows of one batch, `[size, width]` or, of states with goals, `[size, R, width]`."""
         if not isinstance(self.algorithm.batch, Goals):
