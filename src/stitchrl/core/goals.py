@@ -118,13 +118,8 @@ class Goals:
 
     def unpack(self, rows: Tensor, spec: Spec) -> GoalBatch | SubgoalBatch:
         """Returns the batch in packed `rows [B, R, width]`."""
-        states, actions = rows.split(list(self.columns(spec).values()), dim=-1)  # [B, R, O], [B, R, A]
-        s, s_next, value_goal, actor_goal, *subgoals = states.unbind(-2)
-        reached = _same(s, value_goal)
-        a = unpack_space(actions[..., 0, :], spec.action)
-        if self.subgoals:
-            return SubgoalBatch(s, a, reached - 1, s_next, reached, value_goal, actor_goal, *subgoals)
-        return GoalBatch(s, a, reached - 1, s_next, reached, value_goal, actor_goal)
+        batch, subgoals = _unpacked(rows, spec)
+        return SubgoalBatch(*batch, *subgoals) if self.subgoals else batch
 
 
 @final
@@ -139,7 +134,7 @@ class HindsightTransitions:
 
     def unpack(self, rows: Tensor, spec: Spec) -> HindsightBatches:
         """Returns both batches in packed `rows [B, R, width]`."""
-        batch = Goals().unpack(rows, spec)
+        batch, _ = _unpacked(rows, spec)
         made = []
         for goal in (batch.value_goals, batch.actor_goals):
             s, s_next = pair(batch.observations, goal), pair(batch.next_observations, goal)
@@ -173,6 +168,15 @@ def without_goal(spec: Spec) -> Spec:
 def drawing_of(kind: BatchKind) -> GoalDrawing:
     """Returns the drawing that an algorithm's batch kind asks for, one without hindsight where it asks for none."""
     return kind.drawing if isinstance(kind, Goals) else GoalDrawing()
+
+
+def _unpacked(rows: Tensor, spec: Spec) -> tuple[GoalBatch, list[Tensor]]:
+    """The batch, and the subgoals where the rows hold them."""
+    states, actions = rows.split(list(Goals.columns(spec).values()), dim=-1)  # [B, R, O], [B, R, A]
+    s, s_next, value_goal, actor_goal, *subgoals = states.unbind(-2)
+    reached = _same(s, value_goal)
+    a = unpack_space(actions[..., 0, :], spec.action)
+    return GoalBatch(s, a, reached - 1, s_next, reached, value_goal, actor_goal), subgoals
 
 
 def _same(s: Tensor, goal: Tensor) -> Tensor:
