@@ -52,16 +52,17 @@ def train(
     training: Training | Mapping[str, Any] | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
+    goals: GoalDrawing | Mapping[str, Any] | None = None,
     logging: Logging | None = None,
     environment: str | None = None,
     resume: bool = False,
-    goals: GoalDrawing | Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Result:
     """Returns the result of one run, written to the directory `run`.
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
-    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. Raises ConfigError, DataError, CheckpointError, DivergenceError.
+    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. Raises ConfigError, DataError,
+    CheckpointError, DivergenceError.
     """
     made = plan(
         algorithm, settings=settings, seeds=seeds, training=_of(Training, training), preprocessing=_of(Preprocessing, preprocessing),

@@ -61,7 +61,17 @@ def test_a_wrong_setting_is_told_when_the_estimator_is_made() -> None:
 def test_every_algorithm_has_a_name_in_python_and_no_other_name_has() -> None:
     from stitchrl import algorithms
 
-    made = {"BC": "bc", "CQL": "cql", "IQL": "iql", "QLearning": "q_learning", "SAC": "sac", "TD3BC": "td3_bc"}
+    made = {
+        "BC": "bc",
+        "CQL": "cql",
+        "IQL": "iql",
+        "QLearning": "q_learning",
+        "SAC": "sac",
+        "TD3BC": "td3_bc",
+        "CalQL": "cal_ql",
+        "FQL": "fql",
+    }
+    made |= {name: name.lower() for name in ("AWAC", "BCQ", "EDAC", "ReBRAC", "GCIVL", "HIQL", "QRL", "CRL")}
     assert set(algorithms.names()) == set(made.values())
     for name, algorithm in made.items():
         assert getattr(stitchrl, name)().algorithm == algorithm

@@ -20,6 +20,8 @@ class Box:
     dtype: str = "float32"  # "uint8" for stacked frames
 
     def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "uint8"):
+            raise ConfigError(f"Box.dtype is {self.dtype!r}; expected 'float32', or 'uint8' for frames")
         for name, bound in (("low", self.low), ("high", self.high)):
             if len(bound) not in (1, self.size):
                 raise ConfigError(f"Box.{name} has {len(bound)} numbers; expected 1 or {self.size}, one for each of {self.shape}")

@@ -72,7 +72,7 @@ class Collect:
     to: Path
     """where to write the dataset (see data convert)"""
     behaviour: tuple[str, ...] = ("random",)
-    """random, waypoint (PointMaze), highway-cautious, highway-reckless, or a run directory or saved policy; several make a mixture, one of them an episode"""
+    """random, waypoint (PointMaze), highway-cautious, highway-reckless, a run directory or a saved policy; several make a mixture, one an episode"""
     weights: tuple[float, ...] = ()
     """of the mixture's parts; equal unless given"""
     episodes: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.stats import norm
 from stitchrl.algorithms.awac import AWAC, AWACConfig
 from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
+from stitchrl.training.update import Update
 from tests.algorithms.test_losses import ONE, batch, linear, losses, made
 
 STEPS = batch([1.0, 2.0], [[0.5], [-0.5]], [1.0, 3.0], [0.0, 0.0], [0, 1])
@@ -76,3 +78,18 @@ def test_weights_that_overflow_are_finite(weights: str) -> None:
 def test_a_bound_without_effect_is_refused() -> None:
     with pytest.raises(ConfigError, match="max_weight"):
         build(AWAC, AWACConfig(max_weight=10.0), ONE, 0)
+
+
+def test_the_actors_decay_is_adams_own() -> None:
+    # all observations are 0, so that their weights' gradient is the decay alone: Adam moves them by its whole rate towards 0, whatever the decay
+    built = build(AWAC, AWACConfig(hidden=(), learning_rate=0.01, actor_weight_decay=1e-2), ONE, 0)
+    update = Update([built], steps=1, order="joint", device=torch.device("cpu"), dtype=torch.float64)
+    weight, critic = update.parameters["actor.mlp.layers.0.weight"], update.parameters["critic.mlp.layers.0.weight"]
+    with torch.no_grad():
+        weight.fill_(0.8)
+    before = critic[:, 0].clone()
+    noise = {name: torch.zeros(2, 1, dtype=torch.float64) for name in ("action", "next_action")}
+    rows = torch.tensor([[0.0, 0.5, 1.0, 0.0, 0.0], [0.0, -0.5, 3.0, 1.0, 0.0]], dtype=torch.float64)
+    update(update.due(0), rows, torch.arange(2), noise, defaultdict(lambda: torch.zeros(())))
+    assert weight.item() == pytest.approx(0.79, abs=1e-6)
+    torch.testing.assert_close(critic[:, 0], before)  # the critics have none

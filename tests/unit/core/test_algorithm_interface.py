@@ -12,6 +12,7 @@ import torch
 from stitchrl import algorithms
 from stitchrl.core.algorithm import build, frozen
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import Goals, with_goal
 from stitchrl.core.settings import Count, Fraction, check_settings, read_settings, to_json
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.nn.mlp import Critic
@@ -38,7 +39,7 @@ def test_building_leaves_global_random_numbers_alone(name: str) -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    build(algorithm, config(), spec, 0)
+    build(algorithm, config(), with_goal(spec) if isinstance(algorithm.batch, Goals) else spec, 0)
     assert torch.equal(torch.rand(3), expected)
 
 

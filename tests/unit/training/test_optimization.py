@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -33,14 +34,19 @@ def written_out(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("compiled", [False, True], ids=["fused", "written out"])
-@pytest.mark.parametrize("weight_decay", [0.0, 0.1])
-def test_adam_is_pytorchs(dtype: torch.dtype, compiled: bool, weight_decay: float) -> None:
-    adam = Adam(1e-2, betas=(0.8, 0.95), epsilon=1e-5, weight_decay=weight_decay)
+@pytest.mark.parametrize(
+    ("weight_decay", "decay", "kind"),
+    [(0.0, "decoupled", torch.optim.Adam), (0.1, "decoupled", torch.optim.AdamW), (0.1, "gradient", torch.optim.Adam)],
+)
+def test_adam_is_pytorchs(
+    dtype: torch.dtype, compiled: bool, weight_decay: float, decay: Literal["decoupled", "gradient"], kind: type[torch.optim.Optimizer]
+) -> None:
+    adam = Adam(1e-2, betas=(0.8, 0.95), epsilon=1e-5, weight_decay=weight_decay, decay=decay)
     ours, theirs = start(dtype), [p.requires_grad_() for p in start(dtype)]
     first, second = ([torch.zeros_like(p) for p in ours] for _ in range(2))
     count = torch.zeros(())
-    kind = torch.optim.AdamW if weight_decay else torch.optim.Adam
-    oracle = kind(theirs, lr=1e-2, betas=(0.8, 0.95), eps=1e-5, weight_decay=weight_decay)
+    settings = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": weight_decay}
+    oracle = kind(theirs, **settings)
     for step in range(60):
         gradients = start(dtype, seed=step + 1)
         for parameter, gradient in zip(theirs, gradients, strict=True):
