@@ -33,7 +33,7 @@ class AWACConfig:
     """step of the target critic's moving average"""
     learning_rate: Positive = 3e-4
     actor_weight_decay: NonNegative = 1e-4
-    """of the actor's optimizer: not in the paper; in its code"""
+    """times the actor's weights, added to its gradient (Adam's own decay): not in the paper; in its code"""
     hidden: Hidden = (256, 256, 256)
 
 
@@ -54,7 +54,7 @@ class AWAC(Algorithm):
         self.actor = GaussianActor(spec, config.hidden)
         self.optimizers = {
             "critic": Adam(config.learning_rate),
-            "actor": Adam(config.learning_rate, weight_decay=config.actor_weight_decay),
+            "actor": Adam(config.learning_rate, weight_decay=config.actor_weight_decay, decay="gradient"),
         }
         self.target_rate = config.target_rate
 

@@ -31,12 +31,14 @@ ACTING = frozenset(["actor", "temperature"])  # networks that learn from the goa
 @final
 @dataclass(frozen=True)
 class Adam:
-    """Settings of one network's optimizer (Kingma & Ba, 2014, arXiv:1412.6980; decoupled weight decay, arXiv:1711.05101)."""
+    """Settings of one network's optimizer (Kingma & Ba, 2014, arXiv:1412.6980; decoupled weight decay: arXiv:1711.05101)."""
 
     learning_rate: float = 3e-4
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     weight_decay: float = 0.0
+    # gradient: decay times the weight is added to the gradient before the moments, as torch.optim.Adam does; decoupled: as AdamW
+    decay: Literal["decoupled", "gradient"] = "decoupled"
     warmup_steps: int = 0  # linear, from 0
     schedule: Literal["constant", "cosine"] = "constant"  # cosine: to 0 at the run's last step
     clip_norm: float | None = None  # of the network's whole gradient, each seed by itself

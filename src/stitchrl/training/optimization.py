@@ -47,8 +47,11 @@ def clip(gradients: Tensors, norms: Tensor, limit: float) -> list[Tensor]:
 def adam_step(
     adam: Adam, parameters: Tensors, gradients: Tensors, first: Tensors, second: Tensors, count: Tensor, updates: int, halted: Tensor
 ) -> None:
-    """Updates parameters, moments and the count in place (decoupled weight decay); changes nothing where `halted` is 1."""
+    """Updates parameters, moments and the count in place; changes nothing where `halted` is 1."""
     beta1, beta2 = adam.betas
+    decoupled = adam.weight_decay if adam.decay == "decoupled" else 0.0
+    if adam.decay == "gradient" and adam.weight_decay:
+        gradients = [g + adam.weight_decay * p for g, p in zip(gradients, parameters, strict=True)]
     # a rate of float32 is wrong in its eighth figure, which a float64 run would show; on CUDA the fused optimizer reads float32
     rate = learning_rate(adam, count if count.is_cuda else count.double(), updates)
     count.add_(1 - halted)
@@ -56,7 +59,7 @@ def adam_step(
         # it reads memory in order, whatever the strides (PyTorch 2.13, CPU): a transposed gradient would move the wrong weights
         torch._fused_adamw_(
             list(parameters), [g.contiguous() for g in gradients], list(first), list(second), [], [count] * len(parameters),
-            lr=rate, beta1=beta1, beta2=beta2, weight_decay=adam.weight_decay, eps=adam.epsilon, amsgrad=False, maximize=False, found_inf=halted,
+            lr=rate, beta1=beta1, beta2=beta2, weight_decay=decoupled, eps=adam.epsilon, amsgrad=False, maximize=False, found_inf=halted,
         )  # fmt: skip
         return
     go = halted == 0
@@ -65,7 +68,7 @@ def adam_step(
     for p, g, m, v in zip(parameters, gradients, first, second, strict=True):
         new_m = torch.lerp(m, g, 1 - beta1)
         new_v = beta2 * v + (1 - beta2) * g * g
-        decayed = p * (1 - rate * adam.weight_decay) if adam.weight_decay else p
+        decayed = p * (1 - rate * decoupled) if decoupled else p
         new_p = decayed - rate * (new_m / correction1) / (new_v.sqrt() / correction2 + adam.epsilon)
         for old, new in ((m, new_m), (v, new_v), (p, new_p)):
             old.copy_(torch.where(go, new, old))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_adam_is_pytorchs(
     ours, theirs = start(dtype), [p.requires_grad_() for p in start(dtype)]
     first, second = ([torch.zeros_like(p) for p in ours] for _ in range(2))
     count = torch.zeros(())
-    settings = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": weight_decay}
+    settings: dict[str, Any] = {"lr": 1e-2, "betas": (0.8, 0.95), "eps": 1e-5, "weight_decay": weight_decay}
     oracle = kind(theirs, **settings)
     for step in range(60):
         gradients = start(dtype, seed=step + 1)
