@@ -102,7 +102,9 @@ def _full() -> Suite:
 
 
 def _ants(*sizes: str) -> list[str]:
-    return sorted(name for name in datasets.available() if name.startswith(tuple(f"antmaze/{size}" for size in sizes)))
+    """AntMaze logs with a reward: D4RL's kinds."""
+    starts = tuple(f"antmaze/{size}" for size in sizes)
+    return sorted(name for name in datasets.available() if name.startswith(starts) and name.endswith(("-play", "-diverse")))
 
 
 def recipe_of(method: str, task: Task) -> Recipe | None:
