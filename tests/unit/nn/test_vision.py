@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn import functional
 
 from stitchrl.core.spec import Box, Discrete, Spec, is_image
 from stitchrl.nn.mlp import MLP, Critic
@@ -31,16 +32,49 @@ def test_layers_have_the_sizes_of_the_paper() -> None:
     assert encoder.operations == 20 * 20 * 32 * 256 + 9 * 9 * 64 * 512 + 7 * 7 * 64 * 576
 
 
-def test_an_image_of_one_shade_by_hand() -> None:
+def test_an_image_by_hand() -> None:
     encoder = Encoder(SMALL)
     for layer in encoder.layers:
         assert isinstance(layer, Convolution)
         nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())  # each layer is a mean
         nn.init.zeros_(layer.bias)
-    found = encoder(torch.full((1, *SMALL.shape), 51, dtype=torch.uint8))
-    assert torch.allclose(found, torch.full_like(found, 51 / 255))
+    halves = torch.full((1, *SMALL.shape), 51, dtype=torch.uint8)
+    halves[:, :, :18] = 153  # the mean is 102: ±0.2 about it
+    first = torch.zeros(encoder.layers[0](torch.zeros(1, 2, 36, 40)).shape[-2:])  # 8 rows, 4 apart, of each mean
+    first[:3] = 0.2  # the fourth has 6 rows of the upper half and 2 of the lower, the fifth 2 and 6, which a ReLU cuts off
+    first[3] = 0.1
+    expected = functional.avg_pool2d(functional.avg_pool2d(first[None, None], 4, 2), 3, 1)
+    assert torch.allclose(encoder(halves), expected.expand(1, 64, -1, -1).flatten(1))
     nn.init.constant_(encoder.layers[0].bias, -0.3)  # 0.2 - 0.3 is below what a ReLU lets through
-    assert not encoder(torch.full((1, *SMALL.shape), 51, dtype=torch.uint8)).any()
+    assert not encoder(halves).any()
+
+
+def test_an_image_of_one_shade_is_nothing() -> None:
+    encoder = Encoder(SMALL)
+    for shade in (0, 87, 255):
+        assert encoder(torch.full((1, *SMALL.shape), shade, dtype=torch.uint8)).abs().max() < 1e-5
+    x = images(SMALL) // 2
+    assert torch.allclose(encoder(x), encoder(x + 100), atol=1e-5)
+
+
+def test_a_small_thing_that_moves_is_seen_before_a_background_of_one_shade() -> None:
+    """The ball and the white bars of Pong. Uncentred, with weights uniform in ±1/√inputs, it was 3 to 4 % of the features."""
+    frames = torch.full((64, *ATARI.shape), 87, dtype=torch.uint8)
+    frames[..., 10:13, :] = frames[..., 78:, :] = 236
+    for i in range(64):
+        frames[i, :, 20 + i % 8 * 7 :, 5 + i // 8 * 9 :][:, :2, :2] = 236
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        features = Encoder(ATARI)(frames).detach()
+        found.append(float(features.std(0).square().mean().sqrt() / features.square().mean().sqrt()))
+    assert min(found) > 0.08  # 0.03 to 0.04 before
+
+
+def test_initial_weights_keep_contrast() -> None:
+    layer = Convolution(64, 64, 3, 1)
+    assert abs(float(layer.weight.detach().var()) * 576 - 2) < 0.05
+    assert not layer.bias.any()
 
 
 def test_it_is_pytorch_s_convolution() -> None:
@@ -51,7 +85,7 @@ def test_it_is_pytorch_s_convolution() -> None:
     for ours, theirs in zip(encoder.layers, (plain[0], plain[2], plain[4]), strict=True):
         theirs.load_state_dict(ours.state_dict())
     x = images(ATARI)
-    assert torch.allclose(encoder(x), plain(x / 255), atol=1e-6)
+    assert torch.allclose(encoder(x), plain(x / 255 - (x / 255).mean((1, 2, 3), keepdim=True)), atol=1e-6)
 
 
 def test_an_ensemble_is_so_many_encoders() -> None:
