@@ -19,7 +19,45 @@ NAMES = {
     "cql/mean/sequential": ("CQL, mean backup and sequential order as d3rlpy's", "cql"),
     "cql/mean": ("CQL, mean backup", "cql"),
     "cql": ("CQL, sampled backup as the paper's code", "cql"),
+    "bcq/sequential": ("BCQ, sequential order as the authors' and d3rlpy's, 10 candidates", "bcq"),
+    "awac/sequential": ("AWAC, sequential order as d3rlpy's", "awac"),
 }
+UPDATES = {
+    "td3_bc": "TD3+BC",
+    "iql": "IQL",
+    "cql": "CQL",
+    "bcq": "BCQ",
+    "bcq/clamped": "BCQ, latents' log deviation clamped to ±0.02 so that the clamp binds",
+    "bcq/discrete": "discrete BCQ",
+    "awac": "AWAC",
+}
+# what was undone or held for the updates to be comparable, and whose definition the paper's authors have
+UNDONE = """
+What was undone (`alike` in the script), or held still on both sides, and what ours has:
+
+| algorithm | d3rlpy 2.8.1 | ours | authors' code | in the comparison |
+|---|---|---|---|---|
+| IQL | log deviation: a sigmoid between -5 and 2 | clamped to them | clamped | held at 0; constant rate |
+| CQL | temperature's loss has exp(log T) | log T | log T | held; d3rlpy's mean backup |
+| BCQ | the decoder ends without tanh (`with_squash`, true by default, leaves it out) | tanh | tanh | d3rlpy's with tanh |
+| BCQ | the target perturbation starts at weights of its own | at the perturbation's | at the perturbation's | same weights |
+| BCQ | autoencoder, critics, perturbation, each moved before the next | all at once; `sequential` as d3rlpy's | as d3rlpy's | d3rlpy's order |
+| BCQ | one number of candidates for target and acting, 100 | 10 and 100 | 10 and 100 | 10 |
+| discrete BCQ | penalty on log-probabilities (PyTorch's normalised logits), weight 0.5 | on the logits, 0.01 | as ours | logits, 0.01 |
+| discrete BCQ | imitation and critic share layers by default, for vectors too | apart | apart (shared convolutions) | apart |
+| discrete BCQ | targets copied every 8,000 steps | moving average of 0.005, or copied | either | copied every 10 steps |
+| discrete BCQ | a share of exactly the threshold is ruled out | allowed | ruled out | does not occur |
+| AWAC | target: SAC's, temperature 1, of an action tanh(N(mean, deviation)) | the policy's own, no entropy | as ours | ours |
+| AWAC | a sum over the batch | a mean | a mean | Adam's epsilon and decay of d3rlpy's times the batch |
+| AWAC | log deviation: a sigmoid between -6 and 0, from -3 | clamped to -5 and 2, from 0 (as CORL) | as d3rlpy's | held at -1 |
+| AWAC | no weight decay by default | 1e-4, Adam's own | 1e-4, Adam's own | 1e-4, Adam's own |
+| AWAC | the critics move before the advantage is read | at once; `sequential` as d3rlpy's | at once | d3rlpy's order |
+
+The same on both sides, and so compared: BCQ's weight of the divergence (0.5 of its mean over latent dimensions), the clamp of log
+deviations to -4 and 15, latents clipped to ±0.5, what the target samples (the moved decoder, the target perturbation), the soft minimum's
+0.75 and 0.25, the first critic for the perturbation; discrete BCQ's double Q-learning among allowed actions and Huber's loss; AWAC's
+softmax over the batch times its size, the smaller critic for the advantage and the target, one drawn action for V, actions clipped to ±1.
+Ours was wrong once: AWAC's weight decay was decoupled (AdamW), and is Adam's own since this comparison."""
 
 
 def main() -> None:
@@ -65,22 +103,24 @@ def main() -> None:
 def _parity() -> list[str]:
     """How far our networks and d3rlpy's are apart after common updates."""
     found = json.loads((HERE / "raw" / "parity.json").read_text())
+    versions = sorted({f"d3rlpy {row['d3rlpy']}, torch {row['torch']}" for row in found.values()})
     lines = [
         "",
         "## The same updates",
         "",
-        f"From the same weights, on the same batches of {found['data']} and with the same random numbers, in float64, {found['steps']} updates",
-        f"of ours and of d3rlpy {found['d3rlpy']} (`{found['command']}`, {found['date']}).",
-        "Held still: CQL's temperature and IQL's deviation, which are parametrised differently; CQL with d3rlpy's mean backup, IQL with its",
-        "constant rate. Scores above therefore differ by these, by the order of updates, by first weights and by chance.",
+        "From the same weights, on the same batches and with the same random numbers, in float64, on one thread: updates of ours and of d3rlpy's",
+        f"({'; '.join(versions)}; `benchmarks/scores/peers/d3rlpy_parity.py`, whose first lines have the command). Scores above therefore differ by",
+        "what is named below, by the order of updates, by first weights and by chance.",
         "",
-        "| algorithm | largest difference of a parameter | largest movement of one |",
-        "|---|---:|---:|",
+        "| algorithm | data | updates | largest difference of a parameter | largest movement of one | date |",
+        "|---|---|---:|---:|---:|---|",
     ]
-    return [
-        *lines,
-        *(f"| {NAMES[k][0].split(',')[0]} | {v['difference']:.1e} | {v['movement']:.1e} |" for k, v in found["algorithms"].items()),
-    ]
+    for kind, name in UPDATES.items():
+        row = found[kind]
+        lines.append(f"| {name} | {row['data']} | {row['steps']} | {row['difference']:.1e} | {row['movement']:.1e} | {row['date']} |")
+    allowed, share = found["bcq/discrete"]["metrics"]["metric/allowed_actions"], found["awac"]["metrics"]["metric/effective_share"]
+    told = f"Of discrete BCQ's two actions {allowed:.2f} were allowed on average; AWAC's weights left {share:.4f} of a batch."
+    return [*lines, "", told, *UNDONE.splitlines()]
 
 
 def _told(versions: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""Score of our TD3+BC, IQL or CQL on one flat log, all seeds in one process, as lines of the raw file beside the peers'.
+"""Score of our TD3+BC, IQL, CQL, BCQ or AWAC on one flat log, all seeds in one process, as lines of the raw file beside the peers'.
 
 `OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/ours_control.py td3_bc ../shared/data/logs/halfcheetah-medium-replay.npz
 --environment HalfCheetah-v5 --seeds 0 1 2 --steps 20000`
@@ -36,12 +36,17 @@ SETTINGS = {
         "critic_learning_rate": 3e-4,
         "temperature_learning_rate": 1e-4,
     },
+    # d3rlpy has one number of candidates, for the target and for acting
+    "bcq": {"autoencoder_hidden": (256, 256), "sampled_actions": 10, "acting_candidates": 10},
+    "awac": {"temperature": 1.0, "actor_weight_decay": 1e-4},
 }
 # a fifth of this log's actions lie outside the environment's [-1, 1], which clips them; d3rlpy learns from them as they are, so we do here
 PREPROCESSING = {
     "td3_bc": Preprocessing(standardize_observations=True, actions_outside="keep"),
     "iql": Preprocessing(return_range=1000.0, actions_outside="keep"),
     "cql": Preprocessing(actions_outside="keep"),
+    "bcq": Preprocessing(actions_outside="keep"),
+    "awac": Preprocessing(actions_outside="keep"),
 }
 
 

@@ -1,4 +1,6 @@
-"""Score of d3rlpy's TD3+BC (arXiv:2106.06860), IQL (2110.06169) or CQL (2006.04779) on one flat log, as one line of the raw file.
+"""Score of d3rlpy's TD3+BC (arXiv:2106.06860), IQL (2110.06169), CQL (2006.04779), BCQ (1812.02900) or AWAC (2006.09359) on one flat log.
+
+It becomes one line of the raw file.
 
 Runs in the peers' own environment (benchmarks/scores/peers/README.md), for example:
 `OMP_NUM_THREADS=1 /tmp/peers/bin/python benchmarks/scores/peers/d3rlpy_scores.py td3_bc ../shared/data/logs/halfcheetah-medium-replay.npz
@@ -21,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from control_record import FlatLog, append_row, evaluate_episodes, is_recorded, read_flat_log
 
-ALGORITHMS = ("td3_bc", "iql", "cql")
+ALGORITHMS = ("td3_bc", "iql", "cql", "bcq", "awac")
 STEPS_PER_EPOCH = 1000  # d3rlpy averages its losses over the epoch so far every ten steps, so a long epoch slows it down
 SHARED = {"batch_size": 256, "gamma": 0.99, "tau": 0.005, "n_critics": 2}
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -46,8 +48,33 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "soft_q_backup": False,
         "max_q_backup": False,
     },
+    "bcq": {
+        "actor_learning_rate": 1e-3,
+        "critic_learning_rate": 1e-3,
+        "imitator_learning_rate": 1e-3,
+        "lam": 0.75,
+        "n_action_samples": 10,  # one number for the target and for acting; the authors take 10 and 100
+        "action_flexibility": 0.05,
+        "beta": 0.5,
+    },
+    "awac": {
+        "actor_learning_rate": 3e-4,
+        "critic_learning_rate": 3e-4,
+        "lam": 1.0,
+        "n_action_samples": 1,
+        "actor_weight_decay": 1e-4,  # Adam's own, added to the gradient: the authors' and d3rlpy's reproduction
+    },
+    # of the comparison of updates alone (d3rlpy_parity.py), which takes a threshold and an interval at which much happens in few steps
+    "discrete_bcq": {
+        "learning_rate": 3e-4,
+        "action_flexibility": 0.8,
+        "beta": 0.01,
+        "target_update_interval": 10,
+        "share_encoder": False,
+    },
 }
 PREPROCESSING = {"td3_bc": "observations (x - mean) / (std + 1e-3)", "iql": "rewards * 1000 / (max return - min return)", "cql": "none"}
+PREPROCESSING |= {"bcq": "none", "awac": "none"}
 
 
 def build_buffer(log: FlatLog) -> Any:
@@ -86,10 +113,14 @@ def check_alignment(log: FlatLog, buffer: Any) -> None:
 def build_learner(algorithm: str, log: FlatLog) -> Any:
     """Returns d3rlpy's own learner with the settings above and two hidden layers of 256 everywhere."""
     import d3rlpy
-    from d3rlpy.algos import CQLConfig, IQLConfig, TD3PlusBCConfig
+    from d3rlpy.algos import AWACConfig, BCQConfig, CQLConfig, DiscreteBCQConfig, IQLConfig, TD3PlusBCConfig
+    from d3rlpy.optimizers import AdamFactory
     from d3rlpy.preprocessing import ReturnBasedRewardScaler, StandardObservationScaler
 
     hidden = d3rlpy.models.encoders.VectorEncoderFactory([256, 256])
+    if algorithm == "discrete_bcq":
+        settings = {**SETTINGS[algorithm], "batch_size": SHARED["batch_size"], "gamma": SHARED["gamma"], "n_critics": 1}
+        return DiscreteBCQConfig(**settings, encoder_factory=hidden).create(device="cpu:0")
     common = {**SHARED, **SETTINGS[algorithm], "actor_encoder_factory": hidden, "critic_encoder_factory": hidden}
     if algorithm == "td3_bc":
         mean, std = log.observations.mean(0, dtype=np.float64), log.observations.std(0, dtype=np.float64)
@@ -99,6 +130,11 @@ def build_learner(algorithm: str, log: FlatLog) -> Any:
         returns = log.returns()
         rewards = ReturnBasedRewardScaler(return_max=float(returns.max()), return_min=float(returns.min()), multiplier=1000.0)
         return IQLConfig(**common, value_encoder_factory=hidden, reward_scaler=rewards).create(device="cpu:0")
+    if algorithm == "bcq":
+        return BCQConfig(**common, imitator_encoder_factory=hidden).create(device="cpu:0")
+    if algorithm == "awac":
+        decayed = AdamFactory(weight_decay=common.pop("actor_weight_decay"))
+        return AWACConfig(**common, actor_optim_factory=decayed).create(device="cpu:0")
     return CQLConfig(**common).create(device="cpu:0")
 
 
