@@ -156,8 +156,9 @@ def test_the_quasimetric_learns_the_lengths_of_ways() -> None:
         d = template.quasimetric.distance(z.unsqueeze(1).expand(-1, size, -1), z.unsqueeze(0).expand(size, -1, -1)).numpy()
     assert (np.diag(d) == 0).all()
     away = n > 0
-    # a step may be as long as 1 + sqrt(slack) = 1.22 on average
-    assert (d[away] > 0.85 * n[away]).all() and (d[away] < 1.35 * n[away]).all()
+    # only the mean square of what steps exceed 1 by is bounded (slack 0.05): all 1.22, or rare ones longer (seen: up to 1.4)
+    assert (d[away] > 0.85 * n[away]).all() and (d[away] < 1.6 * n[away]).all()
+    assert 1.0 < (d[away] / n[away]).mean() < 1.35
     action = agent.predict(pairs(size)).reshape(size, size)
     toward = np.sign(np.subtract.outer(np.arange(size), np.arange(size)).T)
     assert (np.sign(action)[away] == toward[away]).mean() > 0.95
