@@ -65,10 +65,10 @@ def select_runs(
         check_categories(agent.categories, judged_on)
     log = seen_by(agents[0], judged_on)
     discount = _discount(asked, agents, log)
-    names = _names(runs, agents)
+    names, fingerprint = _names(runs, agents), judged_on.fingerprint()
     read = []
     for one, agent, name in zip(runs, agents, names, strict=True):
-        read.append(_candidates(one, agent, name, log, judged_on, asked, discount, source, notes))
+        read.append(_candidates(one, agent, name, log, fingerprint, asked, discount, source, notes))
     made = select(
         [t for found in read for t in found.targets], log, estimate or partial(estimates, quick=asked.quick), discount=discount,
         selector=asked.selector, others={name: [v for found in read for v in found.scores[name]] for name in OF_CRITICS},
@@ -76,7 +76,7 @@ def select_runs(
         provenance=[p for found in read for p in found.provenance],
         truth=[v for found in read for v in found.recorded] if asked.against_recorded else None,
     )  # fmt: skip
-    data = {"source": source, "fingerprint": judged_on.fingerprint(), "episodes": judged_on.episodes}
+    data = {"source": source, "fingerprint": fingerprint, "episodes": judged_on.episodes}
     return replace(made, notes=(*notes, *made.notes), data=data)
 
 
@@ -96,13 +96,13 @@ def _candidates(
     agent: Agent,
     name: str,
     log: Dataset,
-    read: Dataset,
+    fingerprint: str,
     asked: Asked,
     discount: float,
     source: str,
     notes: list[str],
 ) -> _Read:
-    """`log` as the policies see it, `read` as it was read: by its fingerprint a run knows it."""
+    """`log` as the policies see it; `fingerprint` of it as it was read, by which a run knows it."""
     check_fits(agent.spec, log.spec, f"the log {source}")
     targets: list[Target] = []
     for seed in agent.seeds:
@@ -122,7 +122,7 @@ def _candidates(
             if asked.selector in OF_CRITICS:
                 raise
             notes.append(f"{name}: no scores of the critic: {error}")  # they are only compared with
-        history, recorded = _history(Path(run), read, discount)
+        history, recorded = _history(Path(run), fingerprint, discount)
     scores = {"believed": [*(critic.believed or nothing)], "td_error": [*(critic.td_error or nothing)]}
     return _Read(targets, scores, [history] * len(targets), recorded or nothing)
 
@@ -142,10 +142,10 @@ def _names(runs: Sequence[str | Path | Agent], agents: Sequence[Agent]) -> list[
 
 def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dataset, list[str]]:
     """The episodes that all runs kept out of their training, where they learned from this log and kept the same share; else the log."""
-    shares = set()
+    shares, fingerprint = set(), dataset.fingerprint()
     for one in runs:
         config = {} if isinstance(one, Agent) or not (Path(one) / "policy").is_dir() else read_json(Path(one) / "config.json")
-        same = config.get("data", {}).get("fingerprint") == dataset.fingerprint()
+        same = config.get("data", {}).get("fingerprint") == fingerprint
         shares.add(float(config.get("preprocessing", {}).get("held_out", 0.0)) if same else 0.0)
     share = min(shares)
     if len(shares) > 1 or not share:
@@ -153,13 +153,13 @@ def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dat
     return split_held_out(dataset, share)[1], [f"judged by the {share:.0%} of the episodes that these runs held out"]
 
 
-def _history(path: Path, dataset: Dataset, discount: float) -> tuple[Provenance, list[float | None] | None]:
+def _history(path: Path, fingerprint: str, discount: float) -> tuple[Provenance, list[float | None] | None]:
     """What the run's files tell of its use of the environment, and the last values recorded there by this discount, one for each seed."""
     if not (path / "config.json").is_file() or not (path / "policy").is_dir():
         return Provenance(str(path)), None  # a saved policy alone: nothing is known of how it came about
     run = read_run(path)
-    fingerprint = run.data.get("fingerprint")
-    same = None if fingerprint is None else fingerprint == dataset.fingerprint()
+    learned = run.data.get("fingerprint")
+    same = None if learned is None else learned == fingerprint
     offline = "environment" in run.config and run.config["environment"] is None
     if not run.evaluations:  # an environment is named and no evaluation is recorded: its file may be gone
         return Provenance(str(path), 0 if offline else None, 0, same), None

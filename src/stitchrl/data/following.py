@@ -40,7 +40,7 @@ def _in_no_order(dataset: Dataset) -> bool:
 
 def next_actions(dataset: Dataset, rows: slice | Array, transforms: Sequence[Affine]) -> Array:
     """Returns `[B, …]`: the action logged after each of the rows, as the learner sees it; 0 after an episode's last step."""
-    numbers = np.arange(len(dataset))[rows] if isinstance(rows, slice) else rows
+    numbers = np.arange(*rows.indices(len(dataset))) if isinstance(rows, slice) else rows
     last = numbers + 1 == dataset.offsets[dataset.episode_of(numbers) + 1]
     following = apply(transforms, "actions", np.asarray(dataset.actions[np.where(last, numbers, numbers + 1)]))
     following[last] = 0

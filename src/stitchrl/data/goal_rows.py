@@ -20,7 +20,7 @@ from stitchrl.core.frame_batch import Table
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, Spacing
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import CHUNK, PACKED_ON_CPU, DeviceRows, Rows, uniform
+from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, fits_packed, read_front_to_back, uniform
 from stitchrl.data.transforms import Affine, apply
 
 
@@ -84,12 +84,7 @@ class StreamedStates(Rows):
         return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        numbers = index.cpu().numpy().reshape(-1)
-        order = np.argsort(numbers)  # read front to back; repeated states stay, and all tables have one shape
-        position = np.empty_like(order)
-        position[order] = np.arange(len(order))
-        table = torch.from_numpy(pack_states(self.dataset, self.transforms, numbers[order]))
-        return table.to(self.device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(self.device)
+        return read_front_to_back(index, lambda numbers: pack_states(self.dataset, self.transforms, numbers), self.device)
 
 
 def pack_states(dataset: Dataset, transforms: Sequence[Affine], numbers: np.ndarray) -> np.ndarray:
@@ -134,15 +129,14 @@ def goal_rows_of(
             f"{dataset.metadata.get('name', 'data')}: {ends:,} steps end the task (terminals); goals are learned as walks that could go on. "
             "If nothing but the clock or the log's own goal ended them, pass --goals.terminals as_timeouts"
         )
-    limit = min(memory_limit, PACKED_ON_CPU) if device.type == "cpu" else memory_limit
     count = len(dataset) + dataset.episodes
     size = width(dataset.spec.observation) + width(dataset.spec.action)
     kind = kind if isinstance(kind, Goals) else HindsightTransitions()
     states: Rows
-    if count * size * 4 > limit:
-        states = StreamedStates(dataset, transforms, device)
-    else:
+    if fits_packed(count * size, device, memory_limit):
         states = DeviceRows(torch.from_numpy(pack_states(dataset, transforms, np.arange(count))).to(device))
+    else:
+        states = StreamedStates(dataset, transforms, device)
     return GoalRows(states, dataset.offsets, kind, drawing, discount, device)
 
 

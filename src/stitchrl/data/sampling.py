@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import final
 
 import numpy as np
@@ -88,15 +88,31 @@ class StreamedRows(Rows):
         return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        rows = self.numbers(index).cpu().numpy().reshape(-1)
-        order = np.argsort(rows)  # so that a memory map is read front to back; repeated rows stay, and all tables have one shape
-        position = np.empty_like(order)
-        position[order] = np.arange(len(order))
-        table = torch.from_numpy(pack_rows(self.dataset, self.kind, self.transforms, rows[order], self.computed))
-        return table.to(self.device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(self.device)
+        def pack(rows: np.ndarray) -> np.ndarray:
+            return pack_rows(self.dataset, self.kind, self.transforms, rows, self.computed)
+
+        return read_front_to_back(self.numbers(index), pack, self.device)
 
     def numbers(self, index: Tensor) -> Tensor:
         return index if self.usable is None else torch.from_numpy(self.usable[index.cpu().numpy()])
+
+
+def read_front_to_back(index: Tensor, pack: Callable[[np.ndarray], np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Returns a table on the device of the rows at `index` (any shape), which `pack` is asked for in rising order, and their positions in it.
+
+    So a memory map is read from front to back; repeated rows stay, and all tables have one shape.
+    """
+    rows = index.cpu().numpy().reshape(-1)
+    order = np.argsort(rows)
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    table = torch.from_numpy(pack(rows[order]))
+    return table.to(device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(device)
+
+
+def fits_packed(numbers: int, device: torch.device, memory_limit: int) -> bool:
+    """Returns whether so many float32 numbers may be packed once: at most `memory_limit` bytes, and on a CPU `PACKED_ON_CPU`."""
+    return numbers * 4 <= (min(memory_limit, PACKED_ON_CPU) if device.type == "cpu" else memory_limit)
 
 
 def uniform(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -113,8 +129,7 @@ def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], dev
         from stitchrl.data.frame_sampling import frame_rows_of
 
         return frame_rows_of(dataset, kind, transforms, device, memory_limit)
-    limit = min(memory_limit, PACKED_ON_CPU) if device.type == "cpu" else memory_limit
-    if len(dataset) * row_width(kind, dataset.spec) * 4 > limit:
+    if not fits_packed(len(dataset) * row_width(kind, dataset.spec), device, memory_limit):
         return StreamedRows(dataset, kind, transforms, device)
     table, usable = torch.from_numpy(pack_rows(dataset, kind, transforms)).to(device), usable_rows(dataset, kind)
     return DeviceRows(table) if usable is None else ChosenRows(table, torch.from_numpy(usable).to(device))

@@ -13,6 +13,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 WALKER = "ant-directions"
+REFERENCE = {"random": 0.0, "expert": 1.0}  # the share of episodes that arrive
 # size -> episodes, the clock's steps (D4RL's), the picked cells (row, column) of `play`: gymnasium-robotics' for its diverse goals
 _MAZES: dict[str, tuple[int, int, tuple[tuple[int, int], ...]]] = {
     "umaze": (400, 700, ((1, 1), (1, 3), (3, 3), (3, 1))),
@@ -32,7 +33,7 @@ def recipes() -> list[DatasetRecipe]:
             steps=_STEPS[size],
             episodes=episodes,
             seconds=_STEPS[size] / 900,
-            reference={"random": 0.0, "expert": 1.0},  # the share of episodes that arrive
+            reference=REFERENCE,
             make=partial(_make, size, kind, 701 + 10 * i + j),
             fingerprint=None,  # a network's actions differ in the last bit between processors
         )
@@ -56,7 +57,7 @@ def _make(size: str, kind: str, seed: int) -> Dataset:
     options = task | {"start": "task" if kind == "play" else "any"}
     log = collect(
         "stitchrl/AntMaze-v0", behaviour, episodes=episodes, seed=seed, options=options, discount=0.99, name=f"antmaze/{size}-{kind}",
-        reference={"random": 0.0, "expert": 1.0}, parallel=16,
+        reference=REFERENCE, parallel=16,
     )  # fmt: skip
     # what is asked of a policy starts in one cell, wherever the log's walks did
     return Dataset(log.spec, log.columns, log.offsets, log.final_observations, {**log.metadata, "environment_options": task})

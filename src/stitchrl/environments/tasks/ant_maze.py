@@ -41,7 +41,7 @@ class AntMaze(gymnasium.Env[Array, Array]):
         if size not in MAZES or start not in ("task", "any"):
             raise ConfigError(f"AntMaze has size {size!r} and start {start!r}; expected {', '.join(MAZES)}, and task or any")
         name, first, goal = MAZES[size]
-        self.size, self.start = size, start
+        self.start = start
         self._inner = _maze(name)
         self.paths = MazePaths(self._inner.maze)
         self.goal: Array = self.paths.centres[self.paths.number(goal)]
