@@ -22,6 +22,8 @@ from stitchrl.core import randomness
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, DataError
 from stitchrl.core.files import read_json, write_atomically, write_json
+from stitchrl.core.policy import Memory
+from stitchrl.core.policy_calls import FreshMemory, LogProbabilities, NextStep, Probabilities
 from stitchrl.core.settings import read_settings, to_json
 from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
@@ -54,19 +56,40 @@ class Agent:
         self.policy = template.policy().eval()
         self.parameters = {k: parameters[v].detach() for k, v in _names(self.policy, template).items()}
         self._generators = [randomness.generator(seed, "acting") for seed in self.seeds]
+        self.remembers = self.policy.memory(1) is not None
+        self._memories: list[Memory] | None = None  # of each seed; None: every episode is about to begin
+        self._began = np.ones((len(self.seeds), 0), bool)  # [S, N] episodes that have not seen an action yet
 
     @torch.inference_mode()
-    def act(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
+    def reset(self, mask: np.ndarray | None = None) -> None:
+        """Begins episodes anew: of the environments `mask [S, N]`, or of all. A policy that remembers nothing has nothing to forget."""
+        if mask is None:
+            self._memories = None
+        elif self._memories is not None and mask.any():
+            if mask.shape != self._began.shape:
+                raise DataError(
+                    f"the mask has shape {list(mask.shape)}; the policy acts in [S, N] = {list(self._began.shape)} environments"
+                )
+            self._began = self._began | mask
+            for i in np.flatnonzero(mask.any(1)).tolist():
+                chosen, fresh = torch.from_numpy(mask[i]), self._fresh(i, mask.shape[1])
+                for name, value in self._memories[i].items():
+                    value[chosen.to(value.device)] = fresh[name][chosen.to(value.device)]
+
+    @torch.inference_mode()
+    def act(self, observations: np.ndarray, rewards: np.ndarray | None = None, *, sampled: bool = False) -> np.ndarray:
         """Returns actions `[S, N, *A]` (int64 `[S, N]` where discrete) in the task's units for observations `[S, N, *O]`.
 
-        The mode or mean of the policy; `sampled` draws from it, reproducibly from each seed's own generator.
+        The mode or mean of the policy; `sampled` draws from it, reproducibly from each seed's own generator. A policy with a memory takes
+        each call as the next step of the same N environments, whose last actions earned `rewards [S, N]`; `reset` begins their episodes.
         """
         seeds, count = observations.shape[:2]
-        if sampled and count > (most := self._most_at_once()):
+        if sampled and not self.remembers and count > (most := self._most_at_once()):
             return np.concatenate([self.act(observations[:, i : i + most], sampled=True) for i in range(0, count, most)], 1)
         x = self._observations(observations)
         noise = self._noise(count) if sampled else None
-        actions: np.ndarray = self._map(lambda p, o, z: functional_call(self.policy, p, (o, z)), x, noise).cpu().numpy()
+        chosen = self._step(x, rewards, noise) if self.remembers else self._map(self._policy_of, x, noise)
+        actions: np.ndarray = chosen.cpu().numpy()
         if isinstance(self.spec.action, Discrete):
             return actions
         flat = actions.reshape(seeds * count, *self.spec.action.shape)
@@ -76,20 +99,27 @@ class Agent:
         return flat.reshape(seeds, count, *self.spec.action.shape)
 
     def predict(self, observations: np.ndarray, *, seed: int | None = None, sampled: bool = False) -> np.ndarray:
-        """Returns actions `[N, *A]` of one seed (the first unless told) for observations `[N, *O]`; raises DataError for other shapes."""
+        """Returns actions `[N, *A]` of one seed (the first unless told) for observations `[N, *O]`; raises DataError for other shapes.
+
+        A policy with a memory takes them as the first of N episodes; `act` goes on.
+        """
         shape = () if isinstance(self.spec.observation, Discrete) else self.spec.observation.shape
         observations = np.asarray(observations)
         if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
             expected = ", ".join(["N", *map(str, shape)])
             raise DataError(f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data")
-        actions: np.ndarray = self.of_seed(self.seeds[0] if seed is None else seed).act(observations[None], sampled=sampled)[0]
+        alone = self.of_seed(self.seeds[0] if seed is None else seed)
+        before = alone._memories, alone._began
+        alone.reset()
+        actions: np.ndarray = alone.act(observations[None], sampled=sampled)[0]
+        alone._memories, alone._began = before
         return actions
 
     @torch.inference_mode()
     def action_probabilities(self, observations: np.ndarray, *, sampled: bool = False) -> np.ndarray:
         """Returns `[S, N, n]`, the probability of each discrete action: of `predict`'s greedy choice, or of `sampled` ones."""
         x = self._observations(np.stack([observations] * len(self.seeds)))
-        calls = _Probabilities(self.policy, sampled)
+        calls = Probabilities(self.policy, sampled)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: Tensor = self._map(lambda p, o, _: functional_call(calls, p, (o,)), x, None, prefixed)
         probabilities: np.ndarray = result.cpu().numpy()
@@ -114,7 +144,7 @@ class Agent:
             scales = [np.broadcast_to(t.scale, size) for t in self.transforms if t.column == "actions"]
             log_scale = float(sum(np.log(np.abs(scale)).sum() for scale in scales))  # of the change of variables
         a = torch.as_tensor(done, device=x.device)
-        calls = _LogProbabilities(self.policy)
+        calls = LogProbabilities(self.policy)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: np.ndarray = self._map(lambda p, o, _: functional_call(calls, p, (o, a)), x, None, prefixed).cpu().numpy()
         return result + log_scale
@@ -139,6 +169,7 @@ class Agent:
         alone.__dict__.update(self.__dict__)
         alone.seeds, alone._generators = (seed,), [self._generators[i]]
         alone.parameters = {name: value[i] for name, value in self.parameters.items()}
+        alone._memories = None
         return alone
 
     def save(self, directory: Path, *, half: bool = False) -> None:
@@ -210,11 +241,48 @@ class Agent:
         first = next(iter(self.parameters.values()))
         return torch.stack([kind.draw(1, g)[0] for g in self._generators]).to(first.device, first.dtype)
 
+    def _policy_of(self, parameters: dict[str, Tensor], observations: Tensor, noise: Tensor | None) -> Tensor:
+        actions: Tensor = functional_call(self.policy, parameters, (observations, noise))
+        return actions
+
+    def _own(self, seed: int) -> dict[str, Tensor]:
+        """The parameters of the i-th seed."""
+        return dict(self.parameters) if len(self.seeds) == 1 else {name: value[seed] for name, value in self.parameters.items()}
+
+    def _fresh(self, seed: int, count: int) -> Memory:
+        """What the i-th seed's policy remembers where `count` episodes begin."""
+        memory: Memory = functional_call(FreshMemory(self.policy), {f"policy.{k}": v for k, v in self._own(seed).items()}, (count,))
+        return memory
+
+    def _step(self, x: Tensor, rewards: np.ndarray | None, noise: Tensor | None) -> Tensor:
+        """`[S, N, …]`: the next actions of each seed, one after another, and what they remember then."""
+        grid = x.shape[:2]
+        if self._memories is None:
+            self._memories, self._began = [self._fresh(i, grid[1]) for i in range(grid[0])], np.ones(grid, bool)
+        if self._began.shape != grid:
+            raise DataError(
+                f"the policy acts in {self._began.shape[1]:,} environments and is shown {grid[1]:,}; call reset() before others"
+            )
+        if rewards is None and self.policy.reads_rewards and not self._began.all():
+            raise DataError(f"a policy of '{self.name}' must be told what its last actions earned: act(observations, rewards)")
+        earned = np.zeros(grid, np.float32) if rewards is None else apply(self.transforms, "rewards", np.asarray(rewards, np.float32))
+        r = torch.as_tensor(np.where(self._began, 0, earned), device=x.device).to(next(iter(self.parameters.values())).dtype)
+        calls, found = NextStep(self.policy), []
+        for i in range(grid[0]):
+            parameters = {f"policy.{k}": v for k, v in self._own(i).items()}
+            a, self._memories[i] = functional_call(calls, parameters, (x[i], r[i], self._memories[i], None if noise is None else noise[i]))
+            found.append(a)
+        self._began = np.zeros(grid, bool)
+        return torch.stack(found)
+
     def _map(self, call: Any, x: Tensor, noise: Tensor | None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         parameters = self.parameters if parameters is None else parameters
         if len(self.seeds) == 1:
             result: Tensor = call(dict(parameters), x[0], None if noise is None else noise[0])
             return result.unsqueeze(0)
+        if not self.policy.vmapped:
+            each = range(len(self.seeds))
+            return torch.stack([call({k: v[i] for k, v in parameters.items()}, x[i], None if noise is None else noise[i]) for i in each])
         if noise is None:
             return vmap(lambda p, o: call(p, o, None))(dict(parameters), x)  # type: ignore[no-any-return]
         return vmap(call)(dict(parameters), x, noise)  # type: ignore[no-any-return]
@@ -223,33 +291,6 @@ class Agent:
 def _outside_bytes(values: np.ndarray) -> bool:
     """Whether integers are not all from 0 to 255."""
     return bool(values.dtype.kind in "iu" and values.dtype.itemsize > 1 and values.size and (values.min() < 0 or values.max() > 255))
-
-
-@final
-class _Probabilities(torch.nn.Module):
-    """A policy's action probabilities as a module's forward, so that they can be called with parameters of a seed."""
-
-    def __init__(self, policy: Any, sampled: bool) -> None:
-        super().__init__()
-        self.policy = policy
-        self.sampled = sampled
-
-    def forward(self, observations: Tensor) -> Tensor:
-        if self.sampled and hasattr(self.policy, "all_log_probabilities"):
-            return self.policy.all_log_probabilities(observations).exp()  # type: ignore[no-any-return]
-        return self.policy.action_probabilities(observations)  # type: ignore[no-any-return]
-
-
-@final
-class _LogProbabilities(torch.nn.Module):
-    """A policy's log-probabilities as a module's forward, likewise."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, observations: Tensor, actions: Tensor) -> Tensor:
-        return self.policy.log_probabilities(observations, actions)  # type: ignore[no-any-return]
 
 
 def load(directory: Path) -> Agent:

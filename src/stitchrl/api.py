@@ -18,7 +18,8 @@ from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
-from stitchrl.evaluation.rollout import Rollout, rollout
+from stitchrl.evaluation.playing import play
+from stitchrl.evaluation.rollout import Rollout
 from stitchrl.experiment import Preprocessing, Result, plan, run_experiment, split_held_out
 from stitchrl.recipes import datasets
 from stitchrl.report.run import write_run_report
@@ -129,14 +130,7 @@ def evaluate(
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more."""
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
     check_task(acting.spec, environment, {})
-    return rollout(
-        lambda observations, _: acting.act(observations, sampled=sampled),
-        environment,
-        episodes=episodes,
-        seeds=list(acting.seeds),
-        seed=seed,
-        discount=discount,
-    )
+    return play(acting, environment, sampled=sampled, episodes=episodes, seed=seed, discount=discount)
 
 
 def trust(

@@ -23,6 +23,7 @@ from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, refuse_changed, to_json
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.core.version import VERSION
+from stitchrl.core.windows import Windows
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.finite_values import check_finite, check_rewards
@@ -379,8 +380,10 @@ def _check(dataset: Dataset, plan: Plan) -> None:
 
 
 def operations(learner: Learner) -> float:
-    """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled."""
+    """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled or in windows."""
     weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
+    if isinstance(kind := learner.template.batch, Windows):
+        return 6.0 * weights * learner.training.batch_size * kind.length
     repeats = max(
         (kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1
     )

@@ -13,12 +13,15 @@ from torch import Tensor
 
 from stitchrl import algorithms
 from stitchrl.core.algorithm import Algorithm, build
-from stitchrl.core.batch import BatchKind
+from stitchrl.core.batch import BatchKind, Transitions
 from stitchrl.core.goals import GoalDrawing, Goals, with_goal, without_goal
 from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.core.windows import Windows
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.goal_rows import GoalRows
 from stitchrl.data.sampling import DeviceRows, Rows
-from stitchrl.training.learner import Learner, Training
+from stitchrl.data.window_rows import WindowRows, window_rows_of
+from stitchrl.training.learner import Learner, Training, measure
 
 SPECS = {
     "box": Spec(Box((5,)), Box((2,), (-1.0,), (1.0,))),
@@ -63,6 +66,11 @@ class Case:
         return with_goal(SPECS[self.actions]) if isinstance(self.algorithm.batch, Goals) else SPECS[self.actions]
 
     @property
+    def kind(self) -> BatchKind:
+        """What it eats with these settings."""
+        return self.algorithm.batch_of(self.config())
+
+    @property
     def width(self) -> int:
         """The numbers that its policy sees at once."""
         return self.spec.observation.size  # type: ignore[union-attr]
@@ -79,17 +87,27 @@ class Case:
         return kind(**{**small, **self.settings, **changes})
 
     def build(self, seed: int = 0) -> Algorithm:
-        return build(self.algorithm, self.config(), self.spec, seed)
+        built = build(self.algorithm, self.config(), self.spec, seed)
+        if isinstance(kind := self.kind, Windows):
+            measure([built], window_rows(self.spec, kind))
+        return built
 
     def learner(self, seeds: Sequence[int] = (0,), table: Tensor | None = None, **training: Any) -> Learner:
         settings = Training(**{"steps": 200, "batch_size": 16, "compile": "off", **training})
-        rows: Rows = DeviceRows(rows_of(self.spec, kind=self.algorithm.batch) if table is None else table)
+        rows: Rows = DeviceRows(rows_of(self.spec, kind=self.kind) if table is None else table)
         if isinstance(self.algorithm.batch, Goals):
             rows = goal_rows(self.spec, self.algorithm.batch)
+        if isinstance(kind := self.kind, Windows):
+            rows = window_rows(self.spec, kind)
         return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
 
     def rows(self, size: int) -> Tensor:
-        """Returns packed rows of one batch, `[size, width]` or, of states with goals, `[size, R, width]`."""
+        """Returns packed rows of one batch, `[size, width]` or, of states with goals or in windows, `[size, R, width]`."""
+        if isinstance(kind := self.kind, Windows):
+            windows = window_rows(self.spec, kind)
+            table, index = windows.gather(windows.draw(0, (1, size), torch.Generator().manual_seed(1)))
+            assert isinstance(table, Tensor)
+            return table[index][0]
         if not isinstance(self.algorithm.batch, Goals):
             return rows_of(self.spec, size, kind=self.algorithm.batch)
         made = goal_rows(self.spec, self.algorithm.batch)
@@ -135,6 +153,21 @@ def goal_rows(spec: Spec, kind: BatchKind) -> GoalRows:
     """Returns the made-up log of 300 states as ten episodes of 29 steps, with goals; `spec` is of observation and goal."""
     states = rows_of(without_goal(spec), kind=Goals())
     return GoalRows(DeviceRows(states), np.arange(0, 291, 29), kind, GoalDrawing(hindsight=True, subgoal_steps=5), 0.9, torch.device("cpu"))
+
+
+def window_rows(spec: Spec, kind: Windows) -> WindowRows:
+    """Returns the made-up log of 300 steps as twelve episodes of 25, in windows; every other one ends the task."""
+    parts = dict(zip(Transitions.columns(spec), rows_of(spec).split(list(Transitions.columns(spec).values()), -1), strict=True))
+    ends = np.arange(300) % 25 == 24
+    terminals = ends & (np.arange(300) % 50 == 49)
+    columns = {name: parts[name].numpy() for name in ("observations", "actions", "rewards")}
+    columns["rewards"] = columns["rewards"][:, 0]
+    if isinstance(spec.action, Discrete):
+        columns["actions"] = columns["actions"][:, 0].astype(np.int64)
+    columns |= {"terminals": terminals, "timeouts": ends & ~terminals}
+    final = parts["next_observations"].numpy()[ends]
+    dataset = Dataset(spec, columns, np.arange(0, 301, 25), final, {"name": "made-up"})
+    return window_rows_of(dataset, kind, [], torch.device("cpu"), 1 << 30)
 
 
 def advance(learner: Learner, steps: int) -> Learner:

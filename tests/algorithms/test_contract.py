@@ -27,7 +27,7 @@ def one_step(case: Case, step: int = 0, size: int = 32) -> tuple[nn.Module, Tens
 
 def places(case: Case) -> dict[str, slice]:
     """Returns where each column lies in the packed rows."""
-    widths = case.algorithm.batch.columns(case.spec)
+    widths = case.kind.columns(case.spec)
     ends = list(itertools.accumulate(widths.values()))
     return {name: slice(end - width, end) for (name, width), end in zip(widths.items(), ends, strict=True)}
 
@@ -100,7 +100,7 @@ def test_losses_are_pure(case: Case) -> None:
 def test_a_terminal_step_does_not_look_at_what_follows(case: Case) -> None:
     algorithm, rows, noise, due = one_step(case, 5)
     columns = places(case)
-    if "critic" not in algorithm.networks or "terminals" not in columns:
+    if "critic" not in algorithm.networks or "next_observations" not in columns or "terminals" not in columns:
         pytest.skip("has no critic that reads the log's terminals")
     terminal = columns["terminals"]
     ended, running, moved = rows.clone(), rows.clone(), rows.clone()

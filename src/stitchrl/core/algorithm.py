@@ -21,6 +21,7 @@ from stitchrl.core.goals import HindsightBatches
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, stream_seed
 from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.windows import WindowBatch
 
 Losses = dict[str, Tensor]
 Metrics = dict[str, Tensor]
@@ -47,7 +48,8 @@ class Adam:
 class Algorithm(nn.Module, ABC):
     """Networks and their losses. A subclass is final: no algorithm inherits from another.
 
-    Its children are its networks, in the order in which `sequential` updates them; each has a loss of the same name.
+    Its children are its networks, in the order in which `sequential` updates them; each has a loss of the same name. A parameter that asks
+    for no gradient is a constant, of the method or measured from the log: never learned, but saved with the others.
     """
 
     batch: BatchKind  # what it eats; the engine replaces it where an algorithm that knows of no goals is to reach them
@@ -79,6 +81,12 @@ class Algorithm(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         """Returns one scalar loss for each network that is due, and scalar metrics. Pure: no state, no host reads, no global randomness."""
+
+    def measure(self, log: WindowBatch) -> None:
+        """Fills constants (parameters that ask for no gradient) from states of the log, `[M, 1, …]`: each episode's first and many others.
+
+        Called once before the first step, where the algorithm learns from windows; without gradients. The same log gives the same constants.
+        """
 
     @abstractmethod
     def policy(self) -> Policy:

@@ -85,11 +85,11 @@ def frame_table(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine],
     numbers = pack_rows(dataset, kind, transforms, index)
     rows = slice(None) if index is None else index
     newest, first = (torch.from_numpy(np.ascontiguousarray(x[rows], np.int64)) for x in (stacks.newest, stacks.first))
-    return FrameTable(torch.from_numpy(numbers), _as_tensor(stacks.frames), newest, first, torch.arange(1 - stacks.depth, 2))
+    return FrameTable(torch.from_numpy(numbers), as_tensor(stacks.frames), newest, first, torch.arange(1 - stacks.depth, 2))
 
 
-def _as_tensor(frames: Array) -> Tensor:
-    """The same memory as a tensor."""
+def as_tensor(frames: Array) -> Tensor:
+    """Returns the same memory as a tensor."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)  # frames are read and never written
         return torch.from_numpy(frames)

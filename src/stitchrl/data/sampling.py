@@ -14,6 +14,7 @@ from stitchrl.core.batch import BatchKind
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.core.spec import Spec, is_image
+from stitchrl.core.windows import Windows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.following import computed_columns, next_actions, usable_rows
 from stitchrl.data.transforms import Affine, apply
@@ -123,8 +124,12 @@ def uniform(size: int, shape: tuple[int, ...], generator: torch.Generator) -> Te
 def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> Rows:
     """Returns the rows on the device if they take at most `memory_limit` bytes, and on a CPU `PACKED_ON_CPU`; else a stream of them.
 
-    Images are not packed (data/frame_sampling.py).
+    Images are not packed (data/frame_sampling.py); windows are of states (data/window_rows.py).
     """
+    if isinstance(kind, Windows):
+        from stitchrl.data.window_rows import window_rows_of
+
+        return window_rows_of(dataset, kind, transforms, device, memory_limit)
     if is_image(dataset.spec.observation):
         from stitchrl.data.frame_sampling import frame_rows_of
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from stitchrl.agent import Agent
-from stitchrl.core.errors import DataError
+from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.intervals import Interval
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -51,6 +51,11 @@ class AgentTarget(Target):
     """A trained policy of one seed, as it is used: its mode or mean, or with `sampled` drawn from it."""
 
     def __init__(self, agent: Agent, seed: int | None = None, *, sampled: bool = False) -> None:
+        if agent.remembers:
+            raise ConfigError(
+                f"a policy of '{agent.name}' acts on what it remembers of an episode, and a log's single steps do not tell what it would do; "
+                "it can only be judged in an environment, by `stitchrl evaluate`"
+            )
         self.agent = agent.of_seed(agent.seeds[0] if seed is None else seed)
         self.sampled = sampled and self.agent.stochastic
         self.spec = agent.spec

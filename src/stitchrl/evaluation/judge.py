@@ -16,8 +16,8 @@ from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Discrete, Space, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply
+from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
-from stitchrl.evaluation.rollout import rollout
 from stitchrl.training import seeds
 from stitchrl.training.learner import Learner
 
@@ -80,11 +80,11 @@ class Judge:
         if self.environment is None:
             return None
         s = self.settings
-        result = rollout(
-            lambda observations, _: agent.act(observations, sampled=s.sampled),
+        result = play(
+            agent,
             self.environment,
+            sampled=s.sampled,
             episodes=s.episodes,
-            seeds=self.seeds,
             seed=s.seed,
             discount=self.discount,
             parallel=s.parallel,
@@ -102,8 +102,11 @@ class Judge:
         )
 
     def exact(self, agent: Agent) -> list[float] | None:
-        """Returns the exact value of each seed's policy from the task's starts, where the task's model is known; it acts as it is rolled out."""
-        if self.mdp is None:
+        """Returns the exact value of each seed's policy from the task's starts, where the task's model is known; it acts as it is rolled out.
+
+        None elsewhere, and for a policy with a memory.
+        """
+        if self.mdp is None or agent.remembers:  # what a policy with a memory does is no function of the state
             return None
         from stitchrl.environments.tasks.tabular import policy_value
 

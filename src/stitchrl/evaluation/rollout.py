@@ -80,6 +80,7 @@ def rollout(
     success: Success = "info",
     environment_options: Mapping[str, Any] | None = None,
     should_stop: Callable[[], bool] | None = None,
+    earned: Callable[[np.ndarray], None] | None = None,
 ) -> Rollout:
     """Returns, lengths and successes of exactly `episodes` episodes for each of S policies.
 
@@ -90,6 +91,7 @@ def rollout(
     parallel: N, environments for each policy; never more than `episodes`.
     max_steps: a time limit where the environment has none. A time limit just ends the episode; nothing is bootstrapped.
     should_stop: asked before every step; when true, what has finished comes back with complete=False.
+    earned: told after every step what all S x N slots' actions earned, `[S, N]`, 0 in idle ones: for policies that read rewards.
     """
     policies = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if episodes < 1 or not policies or parallel < 1 or not 0 <= discount <= 1:
@@ -101,10 +103,10 @@ def rollout(
     if isinstance(environment, Slots):
         if environment.count % len(policies):
             raise ConfigError(f"{environment.count} open slots for {len(policies)} policies; expected a multiple")
-        return _Run(act, environment, policies, episodes, seed, discount, max_steps).play(should_stop)
+        return _Run(act, environment, policies, episodes, seed, discount, max_steps, earned).play(should_stop)
     count = len(policies) * width
     with Slots(environment, count, processes=processes, success=success, environment_options=environment_options) as slots:
-        return _Run(act, slots, policies, episodes, seed, discount, max_steps).play(should_stop)
+        return _Run(act, slots, policies, episodes, seed, discount, max_steps, earned).play(should_stop)
 
 
 @final
@@ -112,8 +114,10 @@ class _Run:
     """One rollout under way. Slot s * N + n runs episodes of policy s; a slot that ends takes its policy's next unstarted episode."""
 
     def __init__(
-        self, act: Act, slots: Slots, policies: list[int], episodes: int, seed: int, discount: float, max_steps: int | None
-    ) -> None:
+        self, act: Act, slots: Slots, policies: list[int], episodes: int, seed: int, discount: float, max_steps: int | None,
+        earned: Callable[[np.ndarray], None] | None,
+    ) -> None:  # fmt: skip
+        self.earned = earned
         self.act, self.slots, self.policies, self.seed = act, slots, policies, seed
         self.episodes, self.discount, self.max_steps = episodes, discount, max_steps
         count, shape = len(policies), (len(policies), episodes)
@@ -179,6 +183,10 @@ class _Run:
         self.observations = self.observations.copy()
         result = self.slots.step(active.tolist(), chosen)
         s, k = self.policy_of[active], self.episode_of[active]
+        if self.earned is not None:
+            rewards = np.zeros(self.slots.count)
+            rewards[active] = result.rewards
+            self.earned(rewards.reshape(grid))
         self.returns[s, k] += result.rewards
         self.discounted[s, k] += result.rewards * self.discount ** self.lengths[s, k]
         self.lengths[s, k] += 1

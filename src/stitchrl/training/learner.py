@@ -16,8 +16,10 @@ from stitchrl.core.errors import CheckpointError, DivergenceError
 from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.core.settings import Count
 from stitchrl.core.spec import Spec
+from stitchrl.core.windows import WindowBatch
 from stitchrl.data.goal_rows import GoalRows
 from stitchrl.data.sampling import Rows
+from stitchrl.data.window_rows import WindowRows
 from stitchrl.training import compilation, seeds
 from stitchrl.training.blocks import BLOCK_STEPS, Block, Blocks
 from stitchrl.training.update import Order, Update
@@ -68,8 +70,10 @@ class Learner:
         dtype = getattr(torch, training.precision)
         copies = [build(algorithm, config, spec, seed) for seed in self.seeds]
         self.template = copies[0]
-        if isinstance(rows, GoalRows):
+        if isinstance(rows, GoalRows | WindowRows):
             self.template.batch = rows.kind
+        if isinstance(rows, WindowRows):
+            measure(copies, rows)
         self.update = Update(copies, steps=training.steps, order=training.order, device=device, dtype=dtype)
         noise = self.template.noise(training.batch_size)
         self.blocks = Blocks(rows, noise, training.batch_size, self.seeds, device, dtype, block_steps)
@@ -193,3 +197,15 @@ class Learner:
     def parameters_of(self, seed: int) -> dict[str, Tensor]:
         """Returns the parameters (views) of the i-th seed by name."""
         return seeds.unstack(self.update.parameters, seed, len(self.seeds))
+
+
+@torch.no_grad()
+def measure(copies: Sequence[Algorithm], rows: WindowRows) -> None:
+    """Has each seed's algorithm fill its constants from the log."""
+    if type(copies[0]).measure is Algorithm.measure:
+        return
+    log = WindowBatch(*(x.cpu() for x in rows.sample()))
+    for copy in copies:
+        copy.measure(log)
+        for target, source in copy.targets.items():  # still a copy, of its constants too
+            copy.get_submodule(target).load_state_dict(copy.get_submodule(source).state_dict())

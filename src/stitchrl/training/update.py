@@ -31,6 +31,7 @@ class Update:
         self.dtype = dtype
         self.parameters = seeds.stack(algorithms, device, dtype)
         self.networks = self.template.networks
+        self._constants = {name for name, parameter in self.template.named_parameters() if not parameter.requires_grad}
         for network in self.networks:
             for parameter in self.of(network):
                 parameter.requires_grad_()
@@ -43,9 +44,9 @@ class Update:
         self.taken = torch.zeros((), device=device, dtype=torch.int64)
 
     def of(self, network: str, state: Mapping[str, Tensor] | None = None) -> list[Tensor]:
-        """Returns one network's tensors of the parameters, or of another state with their names."""
+        """Returns what one network learns, or that network's part of another state with its names; constants are left out."""
         state = self.parameters if state is None else state
-        return [tensor for name, tensor in state.items() if name.startswith(network + ".")]
+        return [tensor for name, tensor in state.items() if name.startswith(network + ".") and name not in self._constants]
 
     def due(self, step: int) -> Due:
         """Returns the networks and targets whose turn it is at a step, counted from 0."""

@@ -41,15 +41,15 @@ def evaluate(arguments: Sequence[str]) -> int:
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
     from stitchrl.evaluation.judge import check_task
+    from stitchrl.evaluation.playing import play
     from stitchrl.evaluation.references import reference_for
-    from stitchrl.evaluation.rollout import rollout
 
     agent = load(a.run)
     environment, options, reference_data = _environment(a)
     check_task(agent.spec, environment, options)
-    result = rollout(
-        lambda observations, _: agent.act(observations, sampled=a.sampled), environment, episodes=a.episodes, seeds=list(agent.seeds),
-        seed=a.seed, discount=a.discount, parallel=a.parallel, processes=a.processes, environment_options=options,
+    result = play(
+        agent, environment, sampled=a.sampled, episodes=a.episodes, seed=a.seed, discount=a.discount, parallel=a.parallel,
+        processes=a.processes, environment_options=options,
     )  # fmt: skip
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
     per_seed = result.returns.mean(1)
