@@ -13,7 +13,7 @@ from torch.nn import functional
 from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
 from stitchrl.nn.vision import Encoder
 
-Activation = Literal["relu", "gelu"]
+Activation = Literal["relu", "gelu", "mish"]
 
 
 @final
@@ -40,7 +40,7 @@ class Linear(nn.Module):
 
 @final
 class MLP(nn.Module):
-    """Layers of ReLU (or GELU) units on an observation, or on an observation and an action side by side.
+    """Layers of ReLU (or GELU, or Mish) units on an observation, or on an observation and an action side by side.
 
     A discrete observation is read as a one-hot vector, an image through convolutions (nn/vision.py). `layer_norm` normalises each hidden
     layer before its activation; with `norm_after`, after it, as OGBench, FQL and ReBRAC do.
@@ -77,8 +77,7 @@ class MLP(nn.Module):
         for i in range(1, len(self.layers)):
             if self.norms is not None and not self.norm_after:
                 x = self.norms[i - 1](x)
-            # in place: nothing else reads x, and a large batch saves a buffer; GELU by its tanh form, as JAX's libraries have it
-            x = torch.relu_(x) if self.activation == "relu" else functional.gelu(x, approximate="tanh")
+            x = _activated(x, self.activation)
             if self.norms is not None and self.norm_after:
                 x = self.norms[i - 1](x)
             x = self.layers[i](x)
@@ -132,6 +131,13 @@ class MLP(nn.Module):
                 x = torch.cat([x, actions.reshape(-1, actions.shape[-1])], -1)
         result: Tensor = first(x if self.ensemble is None else x.expand(self.ensemble, *x.shape))
         return result
+
+
+def _activated(x: Tensor, activation: Activation) -> Tensor:
+    # in place: nothing else reads x, and a large batch saves a buffer; GELU by its tanh form, as JAX's libraries have it
+    if activation == "relu":
+        return torch.relu_(x)
+    return functional.mish(x) if activation == "mish" else functional.gelu(x, approximate="tanh")
 
 
 @final
