@@ -48,6 +48,7 @@ class Task:
 TASKS = (
     Task("halfcheetah", "HalfCheetah-v5", medium_steps=40_000, replays=4, steps_per_second=4_000, bytes_per_step=110),
     Task("hopper", "Hopper-v5", medium_steps=100_000, replays=5, steps_per_second=4_000, bytes_per_step=74),
+    Task("walker2d", "Walker2d-v5", medium_steps=120_000, replays=5, steps_per_second=4_000, bytes_per_step=110),
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Spec
+from stitchrl.environments.atari_positions import GAMES, Game, positions
 from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
 
 SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviours/
@@ -29,6 +31,8 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
 
         return highway_driver("cautious" if name == "highway-cautious" else "reckless", spec, environment)
     path = SAVED / name if (SAVED / name).is_dir() else Path(name)
+    if path.parent == SAVED and (game := _game(name)) is not None:
+        return saved_policy(path, sampled=sampled, seen=partial(positions, game=game))
     if not path.is_dir():
         shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
         raise ConfigError(
@@ -45,8 +49,16 @@ def walker(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return load(SAVED / name).predict
 
 
-def saved_policy(path: Path, *, sampled: bool = False) -> Behaviour:
-    """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it, and tells log-probabilities if the policy has them."""
+def _game(name: str) -> Game | None:
+    """The Atari game of a shipped policy, which sees no frames but what is read off them."""
+    return next((game for game in GAMES if name.startswith(f"{game}-")), None)
+
+
+def saved_policy(path: Path, *, sampled: bool = False, seen: Callable[[np.ndarray], np.ndarray] | None = None) -> Behaviour:
+    """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it, and tells log-probabilities if the policy has them.
+
+    seen: what the policy reads of the environment's observations, where that is not the observations themselves.
+    """
     from stitchrl.agent import load
 
     agent = load(path)
@@ -54,6 +66,7 @@ def saved_policy(path: Path, *, sampled: bool = False) -> Behaviour:
     known = sampled and agent.policy.samples_have_density
 
     def act(observations: np.ndarray, generator: np.random.Generator) -> Any:
+        observations = observations if seen is None else seen(observations)
         if sampled:  # from the log's own generator, so that a log depends on its seed alone
             agent.seed_acting(int(generator.integers(2**63)))
         actions = agent.predict(observations, sampled=sampled)
