@@ -36,12 +36,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "cal_ql/box": [{"lagrange_gap": 1.0, "max_target_backup": False, "entropy_backup": True}, {"calibrated": False}],
     "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
     "cql/discrete": [{"lagrange_gap": 1.0}],
+    "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),), "termination_penalty": 10.0}],
     "edac/box": [{"diversity": 0.0, "ensemble": 4}],
     "fql/box": [{"normalize_value": True, "target_value": "minimum"}, {"critic_layer_norm": False, "actor_layer_norm": True}],
     "iql/box": [{"distribution": "deterministic"}, {"actor_loss": "ddpg_bc", "layer_norm": True}],
     "q_learning/discrete": [{"double": False, "ensemble": 2, "target_every": 3, "target_rate": 1.0}],
     "rebrac/box": [{"normalize_values": False, "layer_norm": False}],
     "sac/box": [{"entropy_backup": False}],
+}
+# Settings of one algorithm that make it quick to train.
+QUICK: dict[str, dict[str, Any]] = {
+    "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "candidates": 2, "target_every": 2},
 }
 
 
@@ -82,8 +87,8 @@ class Case:
         quick = (
             {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
         )
-        quick |= {"latent": 16, "components": 4}
-        small = {"hidden": (16, 16)} | {name: value for name, value in quick.items() if name in known}
+        quick |= {"latent": 16, "components": 4, "hidden": (16, 16)} | QUICK.get(self.name, {})
+        small = {name: value for name, value in quick.items() if name in known}
         return kind(**{**small, **self.settings, **changes})
 
     def build(self, seed: int = 0) -> Algorithm:

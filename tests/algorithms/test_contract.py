@@ -69,7 +69,8 @@ def test_each_loss_can_be_asked_for_alone(case: Case) -> None:
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_each_loss_reaches_its_own_network_and_no_other(case: Case) -> None:
     algorithm, rows, noise, due = one_step(case, 5)  # step 5: delayed networks of every 1, 2, 3 steps are due
-    parameters = dict(algorithm.named_parameters())
+    constants = {name for name, p in algorithm.named_parameters() if not p.requires_grad and name.split(".")[0] not in algorithm.targets}
+    parameters = {name: parameter for name, parameter in algorithm.named_parameters() if name not in constants}
     for parameter in parameters.values():
         parameter.requires_grad_()  # target networks too: a gradient to them must not exist
     losses, _ = algorithm(rows, noise, due)
@@ -129,10 +130,10 @@ def test_first_weights_come_from_the_seed_alone(case: Case) -> None:
 
 @pytest.mark.parametrize("case", ALL, ids=str)
 def test_its_policy_gives_legal_actions_and_treats_each_observation_by_itself(case: Case) -> None:
-    policy = case.build().policy()
-    observations = 3 * torch.randn(64, case.width, generator=torch.Generator().manual_seed(0))
+    policy = case.build().double().policy()  # a sampler's many steps enlarge what float32 rounds off
+    observations = 3 * torch.randn(64, case.width, generator=torch.Generator().manual_seed(0)).double()
     kind = policy.noise(64)
-    sample = None if kind is None else kind.draw(1, torch.Generator().manual_seed(1))[0]
+    sample = None if kind is None else kind.draw(1, torch.Generator().manual_seed(1), torch.float64)[0]
     for noise in (None, sample):
         actions = policy(observations, noise)
         if isinstance(case.spec.action, Discrete):
@@ -140,8 +141,8 @@ def test_its_policy_gives_legal_actions_and_treats_each_observation_by_itself(ca
             assert 0 <= actions.min() and actions.max() < case.spec.action.n
         else:
             assert actions.shape == (64, 2) and actions.abs().max() <= 1
-        alone = torch.cat([policy(observations[i : i + 1], None if noise is None else noise[i : i + 1]) for i in range(64)])
-        torch.testing.assert_close(alone, actions, rtol=1e-5, atol=1e-6)
+        alone = torch.cat([policy(observations[i : i + 1], None if noise is None else noise[i : i + 1]) for i in range(0, 64, 4)])
+        torch.testing.assert_close(alone, actions[::4], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)
