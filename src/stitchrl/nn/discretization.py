@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 Kind = Literal["quantile", "uniform"]
+EVERY = slice(None)
 
 
 @final
@@ -36,13 +37,13 @@ class Discretization(nn.Module):
             self.edges[d].copy_(edges)
             self.values[d].copy_(values)
 
-    def tokens(self, x: Tensor) -> Tensor:
-        """Returns int64 `[*batch, D]` of numbers `[*batch, D]`: how many edges each has reached."""
-        return (x.unsqueeze(-1) >= self.edges).sum(-1)
+    def tokens(self, x: Tensor, at: slice = EVERY) -> Tensor:
+        """Returns int64 `[*batch, D]` of numbers `[*batch, D]` of the dimensions `at`: how many edges each has reached."""
+        return (x.unsqueeze(-1) >= self.edges[at]).sum(-1)
 
-    def numbers(self, tokens: Tensor) -> Tensor:
-        """Returns `[*batch, D]`, what tokens `[*batch, D]` stand for."""
-        return self.values.expand(*tokens.shape, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    def numbers(self, tokens: Tensor, at: slice = EVERY) -> Tensor:
+        """Returns `[*batch, D]`, what tokens `[*batch, D]` of the dimensions `at` stand for."""
+        return self.values[at].expand(*tokens.shape, -1).gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
 
 def bins_of(x: Tensor, bins: int, kind: Kind) -> tuple[Tensor, Tensor]:
@@ -84,7 +85,8 @@ def _starts(counts: Tensor, bins: int) -> Tensor:
     ends = torch.cat([torch.nonzero(heavy).flatten(), counts.new_full((1,), distinct)]).tolist()  # where a run of light values must stop
     light = torch.cat([counts.new_zeros(1), counts.masked_fill(heavy, 0).cumsum(0)])
     total = int(light[-1])
-    starts, start = [], 0
+    starts: list[int] = []
+    start = 0
     while start < distinct and len(starts) < bins:
         starts.append(start)
         if start == ends[0]:
