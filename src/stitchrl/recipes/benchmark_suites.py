@@ -17,6 +17,7 @@ from stitchrl.training.learner import Training
 
 LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 REAL_METHODS = ("bc", "filtered_bc", "td3_bc", "iql")
+MORE_REAL_METHODS = (*REAL_METHODS, "awac", "rebrac")
 INTEGER_METHODS = ("bc", "q_learning", "cql", "iql")
 
 # Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md). Others: the default.
@@ -73,10 +74,10 @@ def _smoke() -> Suite:
 
 
 def _standard() -> Suite:
-    locomotion = [
-        Task(f"{task}/{level}", REAL_METHODS, 10_000) for task in LOCOMOTION for level in ("medium", "medium-replay", "medium-expert")
-    ]
-    mazes = [Task(f"pointmaze/{size}", REAL_METHODS, 10_000, evaluation_seconds=4.0) for size in ("umaze", "medium")]
+    more = ("halfcheetah/medium-replay", "hopper/medium-replay")  # mixed logs, where methods differ most
+    levels = [f"{task}/{level}" for task in LOCOMOTION for level in ("medium", "medium-replay", "medium-expert")]
+    locomotion = [Task(log, MORE_REAL_METHODS if log in more else REAL_METHODS, 10_000) for log in levels]
+    mazes = [Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)]
     ants = [Task(name, REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0) for name in _ants("umaze", "medium")]
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,)}, 5, 50, 1.0, 1.5)
     text = "real-valued control, mazes and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
@@ -84,7 +85,7 @@ def _standard() -> Suite:
 
 
 def _full() -> Suite:
-    methods = (*REAL_METHODS, "cql")
+    methods = (*MORE_REAL_METHODS, "cql", "edac", "fql")
     many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200}
     locomotion = [
         Task(f"{task}/{level}", methods, **many)
