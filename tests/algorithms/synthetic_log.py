@@ -36,18 +36,43 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "cal_ql/box": [{"lagrange_gap": 1.0, "max_target_backup": False, "entropy_backup": True}, {"calibrated": False}],
     "cql/box": [{"lagrange_gap": 1.0, "entropy_backup": True}, {"max_target_backup": True}],
     "cql/discrete": [{"lagrange_gap": 1.0}],
+    "decision_diffuser/box": [
+        {"constraints": ((0, -1.0, 1.0), (3, 0.0, 2.0)), "asked": (1, -1), "sampler": "dpm_solver++", "sampling_steps": 3},
+        {"return_condition": False, "constraints": ((1, -0.5, 9.0),), "constrained": "finally", "condition_dropout": 0.5, "guidance": 0.0},
+    ],
+    "decision_transformer/box": [{"dropout": 0.0, "activation": "gelu", "target_return": 3.0}],
     "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),), "termination_penalty": 10.0}],
+    "diffusion_policy/box": [
+        {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "horizon": 5, "acted": 5}
+    ],
+    "diffusion_ql/box": [{"max_target_backup": True, "backup_actions": 3, "sampler": "ddim"}, {"value_weight": 0.0, "clip_norm": 1.0}],
     "edac/box": [{"diversity": 0.0, "ensemble": 4}],
     "fql/box": [{"normalize_value": True, "target_value": "minimum"}, {"critic_layer_norm": False, "actor_layer_norm": True}],
+    "idql/box": [{"value_loss": "exponential", "acting": "weighted", "dropout": 0.0}, {"value_loss": "quantile", "critic_every": 1}],
     "iql/box": [{"distribution": "deterministic"}, {"actor_loss": "ddpg_bc", "layer_norm": True}],
     "q_learning/discrete": [{"double": False, "ensemble": 2, "target_every": 3, "target_rate": 1.0}],
     "rebrac/box": [{"normalize_values": False, "layer_norm": False}],
     "sac/box": [{"entropy_backup": False}],
+    "trajectory_transformer/box": [
+        {"planning": "likelihood", "goal": ((0, 3), (1, 4)), "dropout": 0.0, "prefix_context": False},
+        {"planning": "none", "discretization": "uniform", "action_weight": 1.0},
+    ],
+    "trajectory_transformer/discrete": [{"drawn": "likeliest", "replan_every": 2, "observation_choices": 2}],
 }
 # Settings of one algorithm that make it quick to train.
 QUICK: dict[str, dict[str, Any]] = {
+    "diffusion_policy": {"horizon": 6, "acted": 3, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2)},
+    "idql": {"width": 16, "blocks": 2},
+    "decision_transformer": {
+        "context": 5, "width": 16, "layers": 2, "heads": 2, "longest_episode": 25, "return_scale": 5.0, "warmup_steps": 10,
+        "learning_rate": 1e-3,
+    },  # fmt: skip
+    "decision_diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "target_every": 2, "hidden": ()},
     "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "candidates": 2, "target_every": 2},
-}
+    "trajectory_transformer": {
+        "bins": 6, "sequence": 4, "context": 3, "width": 16, "layers": 2, "heads": 2, "beam_width": 3, "horizon": 3, "warmup_steps": 5,
+    },
+}  # fmt: skip
 
 
 @final
@@ -99,11 +124,13 @@ class Case:
 
     def learner(self, seeds: Sequence[int] = (0,), table: Tensor | None = None, **training: Any) -> Learner:
         settings = Training(**{"steps": 200, "batch_size": 16, "compile": "off", **training})
-        rows: Rows = DeviceRows(rows_of(self.spec, kind=self.kind) if table is None else table)
+        rows: Rows
         if isinstance(self.algorithm.batch, Goals):
             rows = goal_rows(self.spec, self.algorithm.batch)
-        if isinstance(kind := self.kind, Windows):
+        elif isinstance(kind := self.kind, Windows):
             rows = window_rows(self.spec, kind)
+        else:
+            rows = DeviceRows(rows_of(self.spec, kind=kind) if table is None else table)
         return Learner(self.algorithm, self.config(), self.spec, rows, seeds, settings, torch.device("cpu"))
 
     def rows(self, size: int) -> Tensor:

@@ -46,6 +46,13 @@ class Policy(nn.Module, ABC):
         """
         return self(observations, noise), memory
 
+    def ask(self, returns: Tensor | None) -> None:
+        """Asks for a return `[N]` in each environment's next episode, in the learner's units of reward; None: for what it does unasked.
+
+        Raises TypeError for a policy that cannot be asked.
+        """
+        raise TypeError(f"{type(self).__name__} is not conditioned on a return: it cannot be asked for one")
+
     def log_probabilities(self, observations: Tensor, actions: Tensor) -> Tensor:
         """Returns `[B]` log-probabilities (densities where continuous); raises TypeError for a policy that has none."""
         raise TypeError(f"{type(self).__name__} is deterministic: it has no action probabilities")

@@ -298,14 +298,22 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> dict[str, Callable[[], Recipe]]:
     """Returns all recipes by name; those tuned to a dataset as `method:dataset`, by its whole name."""
-    members = inspect.getmembers(sys.modules[__name__], inspect.isfunction)
+    from stitchrl.recipes import published_sequences  # it needs a Recipe first
+
+    modules = (sys.modules[__name__], published_sequences)
+    members = [(name, f, module) for module in modules for name, f in inspect.getmembers(module, inspect.isfunction)]
     tuned: tuple[tuple[str, Callable[[str], Recipe], Mapping[str, Any]], ...] = (
         ("rebrac", _rebrac, _REBRAC_PENALTIES),
         ("edac", _edac, _EDAC_CRITICS),
         ("sac_n", _sac_n, _SAC_N_CRITICS),
+        ("decision_transformer", published_sequences.decision_transformer_on, published_sequences.ASKED),
     )
-    return {
-        name: f
-        for name, f in members
-        if f.__module__ == __name__ and not name.startswith("_") and inspect.signature(f).return_annotation == "Recipe" and name != "recipe"
-    } | {f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table}
+    return {name: f for name, f, module in members if f.__module__ == module.__name__ and _is_recipe(name, f)} | {
+        f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table
+    }
+
+
+def _is_recipe(name: str, f: Callable[..., Any]) -> bool:
+    """Whether a function makes a recipe of nothing, and may be called by its name."""
+    signature = inspect.signature(f)
+    return not name.startswith("_") and signature.return_annotation == "Recipe" and not signature.parameters
