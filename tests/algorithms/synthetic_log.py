@@ -54,8 +54,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "rebrac/box": [{"normalize_values": False, "layer_norm": False}],
     "sac/box": [{"entropy_backup": False}],
     "trajectory_transformer/box": [
-        {"planning": "likelihood", "goal": ((0, 3), (1, 4)), "dropout": 0.0, "prefix_context": False},
-        {"planning": "none", "discretization": "uniform", "action_weight": 1.0},
+        {"planning": "likelihood", "goal": ((0, 3), (1, 4)), "dropout": 0.0, "prefix_context": False, "discretization": "uniform"}
     ],
     "trajectory_transformer/discrete": [{"drawn": "likeliest", "replan_every": 2, "observation_choices": 2}],
 }
@@ -70,7 +69,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "decision_diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "target_every": 2, "hidden": ()},
     "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "candidates": 2, "target_every": 2},
     "trajectory_transformer": {
-        "bins": 6, "sequence": 4, "context": 3, "width": 16, "layers": 2, "heads": 2, "beam_width": 3, "horizon": 3, "warmup_steps": 5,
+        "bins": 4, "sequence": 3, "context": 2, "width": 8, "layers": 1, "heads": 2, "beam_width": 3, "horizon": 2, "warmup_steps": 5,
     },
 }  # fmt: skip
 

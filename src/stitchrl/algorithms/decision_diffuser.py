@@ -1,0 +1,351 @@
+"""Decision Diffuser (Ajay et al., 2022, arXiv:2211.15657): a diffusion of states alone, told what to bring about; actions by inverse dynamics.
+
+What is asked for (a return, constraints) enters by classifier-free guidance: no value is learned, and constraints met one at a time combine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
+from stitchrl.core.batch import BatchKind
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.plans import Planned
+from stitchrl.core.policy import Memory, Policy
+from stitchrl.core.randomness import Noise, Normal, Uniform, generator
+from stitchrl.core.settings import Count, Fraction, Hidden, Natural, NonNegative, Positive, Rate, Share, refuse_changed
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.core.windows import WindowBatch, Windows
+from stitchrl.nn.denoisers import DiT, TemporalUnet
+from stitchrl.nn.diffusion import Diffusion, draws, sample
+from stitchrl.nn.mlp import MLP
+from stitchrl.nn.noise_schedules import Prediction, SamplerName, Schedule, ScheduleKind, chain
+from stitchrl.nn.planning import Measured, TrajectoryModel, check_horizon, held, no_plans, remaining, renewed
+
+
+@final
+@dataclass(frozen=True)
+class DecisionDiffuserConfig:
+    horizon: Count = 100
+    """states of a plan"""
+    diffusion_steps: Count = 200
+    """of learning (the paper: 100; its code: 200)"""
+    schedule: ScheduleKind = "cosine"
+    prediction: Prediction = "epsilon"
+    network: Literal["unet", "dit"] = "unet"
+    """temporal U-Net, or a transformer (CleanDiffuser's)"""
+    width: Count = 128
+    """channels of the U-Net's first level, or the transformer's"""
+    multipliers: tuple[Count, ...] = (1, 4, 8)
+    """of the width, one a level; U-Net only"""
+    depth: Count = 2
+    """layers; transformer only, as the next"""
+    heads: Count = 8
+    discount: Fraction = 0.99
+    """of the returns that plans are told"""
+    return_condition: bool = True
+    """tell plans their return"""
+    constraints: tuple[tuple[Natural, float, float], ...] = ()
+    """(d, low, high): a plan is told whether dimension d lies within these bounds, in the learner's units, wherever `constrained` looks"""
+    constrained: Literal["always", "finally"] = "always"
+    """in every state of the plan after the present one, or in its last state"""
+    condition_dropout: Share = 0.25
+    """share of plans that are told nothing"""
+    target: float = 0.9
+    """return asked for, as a share of the range of returns in the log"""
+    asked: tuple[Literal[-1, 0, 1], ...] | None = None
+    """of each constraint: 1 to be met, -1 to be broken, 0 not asked; None: all to be met"""
+    guidance: NonNegative = 1.2
+    """of each condition: 0 asks for nothing, 1 for the log's own plans of that kind, above 1 for more than those"""
+    temperature: NonNegative = 0.5
+    """of the sampler's noise"""
+    sampler: SamplerName = "ddpm"
+    sampling_steps: Count | None = None
+    """of the sampler; None: all of the diffusion's"""
+    replan_every: Count = 1
+    """steps of a plan that are done before the next is made"""
+    warm_start_steps: Natural = 0
+    """last steps of the sampler from which a new plan is made of the one before; 0: from noise"""
+    hidden: Hidden = (256, 256)
+    """of the inverse dynamics"""
+    target_rate: Rate = 0.005
+    """step of the moving averages that act"""
+    target_every: Count = 10
+    """steps of learning from one update of the averages to the next"""
+    learning_rate: Positive = 2e-4
+
+
+@final
+class ConditionedNetwork(nn.Module):
+    """A network of plans, told at most one of M conditions: its value's embedding beside the time's, zeros where it is told nothing."""
+
+    def __init__(self, c: DecisionDiffuserConfig, channels: int, conditions: int) -> None:
+        super().__init__()
+        width = c.width if c.network == "unet" else 128
+        self.up, self.across, self.down = nn.Linear(2 * conditions, width), nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        self.plans: nn.Module = (
+            TemporalUnet(channels, c.width, c.multipliers, condition=width)
+            if c.network == "unet"
+            else DiT(channels, c.horizon, c.width, c.depth, c.heads, condition=width)
+        )
+
+    def forward(self, x: Tensor, times: Tensor, values: Tensor, told: Tensor) -> Tensor:
+        """Returns `[B, T, C]` for `x [B, T, C]`; values `[B, M]` of conditions, and which is told, `[B, M]` of 0 and at most one 1."""
+        h = functional.mish(self.up(torch.cat([values * told, told], -1)))
+        embedded = self.down(functional.mish(self.across(h))) * told.sum(-1, keepdim=True)
+        said: Tensor = self.plans(x, times, embedded)
+        return said
+
+
+@final
+class PlanModel(nn.Module):
+    """The diffusion of states, and what the log's returns are, so that a return can be named as a share of them."""
+
+    def __init__(self, c: DecisionDiffuserConfig, spec: Spec) -> None:
+        super().__init__()
+        size = spec.observation.n if isinstance(spec.observation, Discrete) else spec.observation.size
+        network = ConditionedNetwork(c, size, c.return_condition + len(c.constraints))
+        self.model = TrajectoryModel(Diffusion(network, Schedule(c.schedule, c.diffusion_steps), c.prediction), spec.observation)
+        self.returns = Measured()
+
+
+@final
+class InverseDynamics(nn.Module):
+    """a = f(s, s'): a vector, or logits where actions are integers."""
+
+    def __init__(self, size: int, spec: Spec, hidden: Hidden) -> None:
+        super().__init__()
+        self.discrete = isinstance(spec.action, Discrete)
+        self.outputs = spec.action.n if isinstance(spec.action, Discrete) else spec.action.size
+        self.mlp = MLP(Box((2 * size,)), self.outputs, hidden)
+
+    def forward(self, s: Tensor, s_next: Tensor) -> Tensor:
+        """Returns `[*batch, A]` from states as vectors `[*batch, C]`."""
+        said: Tensor = self.mlp(torch.cat([s, s_next], -1))
+        return said
+
+    def errors(self, s: Tensor, s_next: Tensor, a: Tensor) -> Tensor:
+        """Returns `[*batch]`: the mean squared error, or minus the log-probability of the integer that was done."""
+        said = self(s, s_next)
+        if self.discrete:
+            return -functional.log_softmax(said, -1).gather(-1, a.unsqueeze(-1)).squeeze(-1)
+        error: Tensor = (said - a).square().mean(-1)
+        return error
+
+
+@final
+class DecisionDiffuserPolicy(Policy):
+    """Plans states that do what is asked, and does what leads to the next one. Without noise every plan begins from the same fixed draw."""
+
+    vmapped = False
+    score = "return asked for, a share of the log's range"
+    SHOWN = 8  # plans in a drawing
+
+    def __init__(self, plans: PlanModel, inverse: InverseDynamics, config: DecisionDiffuserConfig) -> None:
+        super().__init__()
+        self.plans, self.inverse, self.config = plans, inverse, config
+        self.limits = plans.model.observations
+        self.steps = chain(plans.model.diffusion.schedule, config.sampler, config.sampling_steps)
+        check_horizon(config.horizon, config.replan_every, config.warm_start_steps, self.steps)
+        self.shape = (1 + draws(self.steps), config.horizon, self.limits.size)  # the start, and the noise of each step
+        self.fixed = Normal(self.shape).draw(1, generator(0, "acting"))[0]
+
+    def noise(self, size: int) -> Noise | None:
+        return Normal((size, *self.shape))
+
+    def memory(self, count: int) -> Memory | None:
+        return no_plans(count, *self.shape[1:], next(self.inverse.parameters()))
+
+    def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
+        begun = no_plans(len(observations), *self.shape[1:], next(self.inverse.parameters()))
+        return self.step(observations, begun["plans"][:, 0, 0], begun, noise)[0]
+
+    @torch.no_grad()
+    def step(self, observations: Tensor, rewards: Tensor, memory: Memory, noise: Tensor | None = None) -> tuple[Tensor, Memory]:
+        z = self._noise(observations, noise)
+        s = self.limits.encode(observations, z)
+        c = self.config
+
+        def make(rows: Tensor, before: Tensor | None) -> Tensor:
+            path = self._path(s[rows], z[rows], before, z.new_full((len(rows),), c.target))
+            return path[-1]
+
+        plans, ages, memory = renewed(memory, c.replan_every, c.warm_start_steps > 0, make)
+        s_next = plans[torch.arange(len(plans), device=plans.device), ages + 1]
+        said = self.inverse(s, s_next)
+        return (said.argmax(-1) if self.inverse.discrete else said.clamp(-1, 1)), memory
+
+    @torch.no_grad()
+    def planned(self, observations: Tensor, noise: Tensor | None = None) -> Planned:
+        """Returns the plan that is followed, scored by the return asked for, and where plans are told returns, others that ask for less."""
+        z = self._noise(observations, noise)
+        count = self.SHOWN if self.config.return_condition else 1
+        shares = torch.linspace(0, 1, count + 1, device=z.device, dtype=z.dtype)[1:] * self.config.target
+        s, z = (x.repeat_interleave(count, 0) for x in (self.limits.encode(observations, z), z))
+        path = self._path(s, z, None, shares.repeat(len(observations)))
+        plans = path[-1].unflatten(0, (-1, count))
+        stages = path.unflatten(1, (-1, count))[:, :, -1].transpose(0, 1)
+        return Planned(self.limits.decode(plans), shares.expand(len(observations), -1), self.limits.decode(stages))
+
+    def _noise(self, observations: Tensor, noise: Tensor | None) -> Tensor:
+        """`[N, draws, T, C]`"""
+        weight = next(self.inverse.parameters())
+        return self.fixed.to(weight.device, weight.dtype).expand(len(observations), *self.shape) if noise is None else noise
+
+    def _path(self, s: Tensor, noise: Tensor, before: Tensor | None, target: Tensor) -> Tensor:
+        """The way from noise to plans, `[J, N, T, C]`, from states `[N, C]`; before: the plans to begin from; target `[N]`."""
+        steps, c = self.steps, self.config
+        z = c.temperature * noise.transpose(0, 1)  # [draws, N, T, C]
+        start, later = z[0], z[1:]
+        if before is not None:  # as much noise as is then taken away
+            steps = remaining(steps, c.warm_start_steps)
+            start = steps[0].signal * before + steps[0].deviation * start
+            later = later[len(later) - draws(steps) :]
+        present = torch.arange(c.horizon, device=s.device).unsqueeze(-1) == 0  # [T, 1]
+        values, told = asked_of(c, target)
+        diffusion = self.plans.model.diffusion
+
+        def hold(x: Tensor) -> Tensor:
+            return torch.where(present, s.unsqueeze(1), x)
+
+        def denoise(x: Tensor, times: Tensor) -> Tensor:
+            return combined(diffusion, x, times, values, told, c.guidance)
+
+        return sample(denoise, start, steps, noise=later, prediction=c.prediction, hold=hold, record=True)
+
+    def log_probabilities(self, observations: Tensor, actions: Tensor) -> Tensor:
+        raise TypeError("Decision Diffuser does what leads to a sampled state: the density of its actions is not known")
+
+    def action_probabilities(self, observations: Tensor) -> Tensor:
+        if not self.inverse.discrete:
+            return super().action_probabilities(observations)
+        return functional.one_hot(self(observations), self.inverse.outputs)
+
+
+def asked_of(c: DecisionDiffuserConfig, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the values `[Q, N, M]` of the Q conditions that are asked for, each alone, and which each is, `[Q, M]`."""
+    asked = (1,) * len(c.constraints) if c.asked is None else c.asked
+    values = ([target] if c.return_condition else []) + [torch.full_like(target, sign) for sign in asked]
+    chosen = ([0] if c.return_condition else []) + [i + c.return_condition for i, sign in enumerate(asked) if sign]
+    told = torch.eye(len(values), dtype=target.dtype, device=target.device)[chosen]
+    return torch.stack(values, -1).expand(len(chosen), -1, -1), told
+
+
+def combined(diffusion: Diffusion, x: Tensor, times: Tensor, values: Tensor, told: Tensor, weight: float) -> Tensor:
+    """Returns eq. 9, at plans `[N, T, C]`: what the network says untold, and weight times what each condition, told alone, changes in it."""
+    asked, count, conditions = values.shape
+    if not weight or not asked:
+        nothing = x.new_zeros(count, conditions)
+        return diffusion(x, times, nothing, nothing)  # type: ignore[no-any-return]
+    every = torch.cat([torch.zeros_like(told[:1]), told]).repeat_interleave(count, 0)  # [(1 + Q) N, M], the first N untold
+    said = diffusion(x.repeat(1 + asked, 1, 1), times, torch.cat([values[0], values.flatten(0, 1)]), every).unflatten(0, (1 + asked, count))
+    result: Tensor = said[0] + weight * (said[1:] - said[:1]).sum(0)
+    return result
+
+
+@final
+class DecisionDiffuser(Algorithm):
+    batch = Windows(100, discount=0.99)
+
+    ema_plans: PlanModel
+    ema_inverse: InverseDynamics
+
+    def __init__(self, config: DecisionDiffuserConfig, spec: Spec) -> None:
+        super().__init__(config, spec)
+        c = config
+        check_conditions(c, spec)
+        self.plans = PlanModel(c, spec)
+        self.inverse = InverseDynamics(self.plans.model.observations.size, spec, c.hidden)
+        self.targets = {"ema_plans": "plans", "ema_inverse": "inverse"}
+        self.target_rate, self.update_every = c.target_rate, dict.fromkeys(self.targets, c.target_every)
+        self.optimizers = dict.fromkeys(("plans", "inverse"), Adam(c.learning_rate))
+
+    @classmethod
+    def batch_of(cls, config: DecisionDiffuserConfig) -> BatchKind:
+        return Windows(config.horizon, config.discount)
+
+    def noise(self, size: int) -> dict[str, Noise]:
+        shape = (size, self.config.horizon, self.plans.model.observations.size)
+        return {"noise": Normal(shape), "time": Uniform((size,)), "told": Uniform((size, 2))}
+
+    def measure(self, log: WindowBatch) -> None:
+        self.plans.model.measure(log)
+        self.plans.returns.measure(log.returns_to_go[:, 0])
+
+    def losses(self, batch: WindowBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:  # type: ignore[override]
+        c = self.config
+        losses: Losses = {}
+        metrics: Metrics = {}
+        diffusion = self.plans.model.diffusion
+        with torch.no_grad():  # limits are constants
+            seen, shown = held(batch)
+            x0 = self.plans.model.observations.encode(seen, diffusion.schedule.signal)  # [B, T, C]
+
+        if "plans" in due:  # eq. 8, first part: each plan is told one condition, or nothing
+            values, told = self._conditions(batch, seen, shown), self._told(noise["told"])
+            present = torch.arange(c.horizon, device=x0.device).unsqueeze(-1) == 0  # [T, 1]: given, not learned
+            errors = diffusion.errors(x0, noise["noise"], noise["time"], values, told, hold=lambda x: torch.where(present, x0, x))
+            known = torch.where(present.squeeze(-1), 0.0, shown)
+            losses["plans"] = (known * errors.mean(-1)).sum() / shown.sum()
+            if c.return_condition:
+                metrics["return_share"] = values[:, 0].mean()
+            if c.constraints:
+                metrics["constraints_met"] = (values[:, int(c.return_condition) :] > 0).to(values.dtype).mean()
+
+        if "inverse" in due:  # eq. 8, second part, where an action led from one state to the next
+            errors = self.inverse.errors(x0[:, :-1], x0[:, 1:], batch.actions[:, :-1])
+            taken = batch.taken[:, :-1]
+            losses["inverse"] = (taken * errors).sum() / taken.sum()
+        return losses, metrics
+
+    def _told(self, uniform: Tensor) -> Tensor:
+        """`[B, M]`: 1 at the one condition that each plan is told, of all with equal chances; zeros where it is told nothing."""
+        c = self.config
+        count = c.return_condition + len(c.constraints)
+        chosen = (uniform[:, 1] * count).long()
+        told = functional.one_hot(chosen, count).to(uniform.dtype)
+        kept: Tensor = told * (uniform[:, :1] >= c.condition_dropout).to(uniform.dtype)
+        return kept
+
+    @torch.no_grad()
+    def _conditions(self, batch: WindowBatch, seen: Tensor, shown: Tensor) -> Tensor:
+        """`[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not."""
+        c = self.config
+        found = [self.plans.returns.share(batch.returns_to_go[:, 0])] if c.return_condition else []
+        for d, low, high in c.constraints:
+            x = seen.flatten(2)[..., d]  # [B, T]
+            within = (x >= low) & (x <= high)
+            met = within[:, -1] if c.constrained == "finally" else (within | (shown == 0))[:, 1:].all(1)
+            found.append(2 * met.to(shown.dtype) - 1)
+        return torch.stack(found, -1)
+
+    def policy(self) -> Policy:
+        return DecisionDiffuserPolicy(self.ema_plans, self.ema_inverse, self.config)
+
+
+def check_conditions(c: DecisionDiffuserConfig, spec: Spec) -> None:
+    """Raises ConfigError for conditions that plans cannot be told, and for settings of the other network."""
+    refuse_changed(c, ("depth", "heads") if c.network == "unet" else ("multipliers",), f"with network {c.network!r}")
+    if not c.return_condition and not c.constraints:
+        raise ConfigError(
+            "return_condition is False and constraints are (): plans need one condition to be told; to ask for none, guidance 0"
+        )
+    if c.asked is not None and len(c.asked) != len(c.constraints):
+        raise ConfigError(f"asked has {len(c.asked)} numbers and there are {len(c.constraints)} constraints; each needs one")
+    if not c.constraints:
+        refuse_changed(c, ("constrained",), "without constraints")
+        return
+    seen = spec.observation
+    if isinstance(seen, Discrete):
+        raise ConfigError(f"constraints bound dimensions of observation vectors, and these data have {seen}; leave them out")
+    for d, low, high in c.constraints:
+        if d >= seen.size or low > high:
+            raise ConfigError(
+                f"the constraint {(d, low, high)} is of no use; expected a dimension from 0 to {seen.size - 1}, and bounds low <= high"
+            )

@@ -1,0 +1,168 @@
+"""What planners by diffusion share: states and actions as vectors in [-1, 1], where a window's episode ended, and plans that are kept and renewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.policy import Memory
+from stitchrl.core.spec import Discrete, Space, is_image
+from stitchrl.core.windows import WindowBatch
+from stitchrl.nn.diffusion import Diffusion
+from stitchrl.nn.noise_schedules import Chain
+
+
+@final
+class Limits(nn.Module):
+    """Elements of a space as vectors: each dimension's measured range becomes [-1, 1], an integer a vector of -1 with one 1.
+
+    A dimension that never changes becomes 0.
+    """
+
+    def __init__(self, space: Space) -> None:
+        super().__init__()
+        if is_image(space):
+            raise ConfigError(
+                "plans are made of vectors, and the observations are images; choose an algorithm that reads images, such as bc"
+            )
+        self.discrete = isinstance(space, Discrete)
+        self.shape = () if isinstance(space, Discrete) else space.shape
+        self.size = space.n if isinstance(space, Discrete) else space.size
+        if not self.discrete:
+            self.low, self.high = (nn.Parameter(torch.full((self.size,), side), requires_grad=False) for side in (-1.0, 1.0))
+
+    def measure(self, values: Tensor) -> None:
+        """Sets the limits to the range of values `[M, *O]`; a space of integers has nothing to measure."""
+        if not self.discrete:
+            flat = values.reshape(len(values), self.size).to(self.low.dtype)
+            self.low.copy_(flat.amin(0))
+            self.high.copy_(flat.amax(0))
+
+    def encode(self, values: Tensor, like: Tensor) -> Tensor:
+        """Returns `[*batch, D]` of values `[*batch, *O]`, of the type of `like`; those outside the measured range leave [-1, 1]."""
+        if self.discrete:
+            return 2 * functional.one_hot(values, self.size).to(like.dtype) - 1
+        flat = values.flatten(-len(self.shape)) if len(self.shape) > 1 else values
+        middle, half = self._scale()
+        return (flat.to(like.dtype) - middle) / half
+
+    def decode(self, vectors: Tensor) -> Tensor:
+        """Returns values `[*batch, *O]` of vectors `[*batch, D]`; the largest entry's number where discrete."""
+        if self.discrete:
+            return vectors.argmax(-1)
+        middle, half = self._scale()
+        values: Tensor = (vectors * half + middle).unflatten(-1, self.shape)
+        return values
+
+    def _scale(self) -> tuple[Tensor, Tensor]:
+        half = (self.high - self.low) / 2
+        return (self.high + self.low) / 2, torch.where(half > 0, half, 1.0)
+
+
+@final
+class Measured(nn.Module):
+    """One measured number per window, such as its return: its range and its spread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.low, self.mean = (nn.Parameter(torch.zeros(1), requires_grad=False) for _ in range(2))
+        self.high, self.deviation = (nn.Parameter(torch.ones(1), requires_grad=False) for _ in range(2))
+
+    def measure(self, values: Tensor) -> None:
+        """Sets the range, mean and standard deviation to those of values `[M]`; a spread of 0 becomes 1."""
+        spread = values.std(unbiased=False)
+        low, high = values.amin(), values.amax()
+        self.low.copy_(low)
+        self.high.copy_(torch.where(high > low, high, low + 1))
+        self.mean.copy_(values.mean())
+        self.deviation.copy_(torch.where(spread > 0, spread, 1.0))
+
+    def standardized(self, values: Tensor) -> Tensor:
+        """Returns values of mean 0 and deviation 1 over the log."""
+        return (values - self.mean) / self.deviation
+
+    def restored(self, standardized: Tensor) -> Tensor:
+        """Returns the values that `standardized` was given."""
+        return standardized * self.deviation + self.mean
+
+    def share(self, values: Tensor) -> Tensor:
+        """Returns values as shares of the log's range: its lowest 0, its highest 1."""
+        return (values - self.low) / (self.high - self.low)
+
+
+@final
+class TrajectoryModel(nn.Module):
+    """A diffusion of trajectories with the limits by which its states, and its actions where it has them, become vectors."""
+
+    def __init__(self, diffusion: Diffusion, observation: Space, action: Space | None = None) -> None:
+        super().__init__()
+        self.diffusion = diffusion
+        self.observations = Limits(observation)
+        self.actions = None if action is None else Limits(action)
+
+    def measure(self, log: WindowBatch) -> None:
+        """Sets the limits to the range of the log's states `[M, 1, …]` and of the actions done there."""
+        self.observations.measure(log.observations[:, 0])
+        if self.actions is not None:
+            self.actions.measure(log.actions[:, 0][log.taken[:, 0] > 0])
+
+
+def held(batch: WindowBatch) -> tuple[Tensor, Tensor]:
+    """Returns a window's observations with the last one held past the episode's end, and `[B, T]` which of its states can be learned from.
+
+    Those are the states that were seen and, where the task ended, those held after it: nothing more happens there. Past an end that only the
+    clock made nobody knows what follows.
+    """
+    last = batch.present.sum(1).long() - 1  # [B]
+    positions = torch.arange(batch.present.shape[1], device=last.device)
+    index = torch.minimum(positions, last.unsqueeze(1))  # [B, T]
+    extra = batch.observations.ndim - 2
+    index = index.reshape(*index.shape, *(1,) * extra).expand(batch.observations.shape)
+    ended = batch.terminals.amax(1, keepdim=True)  # [B, 1]
+    return batch.observations.gather(1, index), torch.maximum(batch.present, ended)
+
+
+def remaining(chain: Chain, steps: int) -> Chain:
+    """Returns the last `steps` of a chain as a chain of its own, which has no data from a step before."""
+    first, *others = chain[-steps:]
+    return (first._replace(data=first.data + first.before, before=0.0), *others)
+
+
+def no_plans(count: int, length: int, channels: int, like: Tensor) -> Memory:
+    """Returns the memory of environments that have no plan yet; `like`: of its type and device."""
+    return {"plans": like.new_zeros(count, length, channels), "ages": torch.full((count,), -1, device=like.device)}
+
+
+def renewed(memory: Memory, every: int, warm: bool, make: Callable[[Tensor, Tensor | None], Tensor]) -> tuple[Tensor, Tensor, Memory]:
+    """Returns plans `[N, T, C]`, how many of their steps have been done `[N]`, and the memory after one more.
+
+    Where there is no plan, or `every` of its steps are done, `make(rows, before)` plans anew for the environments at `rows`; before: where
+    `warm`, what was planned for the steps ahead, its last state repeated, and None where nothing was. One number is read from the device.
+    """
+    plans, ages = memory["plans"].clone(), memory["ages"]
+    length = plans.shape[1]
+    groups = ((ages < 0, False), (ages >= every, True)) if warm else (((ages < 0) | (ages >= every), False),)
+    for chosen, known in groups:
+        rows = chosen.nonzero().squeeze(-1)
+        if len(rows):
+            ahead = (torch.arange(length, device=rows.device) + every).clamp_max(length - 1)
+            plans[rows] = make(rows, plans[rows][:, ahead] if known else None)
+    ages = torch.where((ages < 0) | (ages >= every), 0, ages)
+    return plans, ages, {"plans": plans, "ages": ages + 1}
+
+
+def check_horizon(horizon: int, replan_every: int, warm_start_steps: int, chain: Chain) -> None:
+    """Raises ConfigError for settings of planning that do not fit together."""
+    if horizon < 2:
+        raise ConfigError(f"horizon is {horizon}; a plan needs at least 2 states")
+    if replan_every >= horizon:
+        raise ConfigError(f"replan_every is {replan_every} and a plan has {horizon} states; expected at most {horizon - 1}")
+    if warm_start_steps >= len(chain):
+        raise ConfigError(
+            f"warm_start_steps is {warm_start_steps} and sampling has {len(chain)} steps; expected fewer, or 0 to begin each plan from noise"
+        )
