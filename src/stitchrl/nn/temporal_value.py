@@ -14,29 +14,28 @@ from stitchrl.nn.planning import Measured
 
 @final
 class TemporalValue(nn.Module):
-    """The descent of a temporal U-Net, halved at every level and twice more, then two layers on what is left and the time.
+    """The descent of a temporal U-Net and two blocks more, then two layers on what is left and the time.
 
-    It speaks of returns in their standard deviations: `returns` knows those of the log.
+    Each halves the sequence while it is longer than 4. It speaks of returns in their standard deviations: `returns` knows those of the log.
     """
 
     def __init__(self, channels: int, length: int, width: int = 32, multipliers: Sequence[int] = (1, 2, 4, 8), *, kernel: int = 5) -> None:
         super().__init__()
         self.embedding = TimeEmbedding(width, 4 * width)
         sizes = [width * multiplier for multiplier in multipliers]
-        steps = [*zip([channels, *sizes[:-1]], sizes, strict=True)]
-        last = sizes[-1]
+        narrower = [max(width, sizes[-1] // 2), max(width, sizes[-1] // 4)]
         blocks: list[nn.Module] = []
-        for inputs, outputs in steps:
-            blocks += [TemporalBlock(i, outputs, width, kernel, scaled=False) for i in (inputs, outputs)]
-            blocks.append(nn.Conv1d(outputs, outputs, 3, stride=2, padding=1))
-        for inputs, outputs in ((last, max(1, last // 2)), (max(1, last // 2), max(1, last // 4))):
-            blocks += [TemporalBlock(inputs, outputs, width, kernel, scaled=False), nn.Conv1d(outputs, outputs, 3, stride=2, padding=1)]
+        levels = zip([channels, *sizes, narrower[0]], [*sizes, *narrower], [2] * len(sizes) + [1, 1], strict=True)
+        for inputs, outputs, count in levels:
+            blocks += [TemporalBlock(size, outputs, width, kernel, scaled=False) for size in (inputs, outputs)[:count]]
+            # blocks normalise groups of channels over time: of few numbers little would be left
+            stride = 2 if length > 4 else 1
+            blocks.append(nn.Conv1d(outputs, outputs, 3, stride=stride, padding=1))
+            length = -(-length // stride)
         self.blocks = nn.ModuleList(blocks)
-        for _ in range(len(sizes) + 2):
-            length = -(-length // 2)
-        left = max(1, last // 4) * length
+        left = narrower[1] * length
         self.returns = Measured()
-        self.first, self.out = nn.Linear(left + width, max(1, left // 2)), nn.Linear(max(1, left // 2), 1)
+        self.first, self.out = nn.Linear(left + width, left // 2), nn.Linear(left // 2, 1)
 
     def forward(self, x: Tensor, times: Tensor) -> Tensor:
         """Returns `[B]` for noised trajectories `[B, T, C]` at times `[]` or `[B]`."""
