@@ -56,6 +56,8 @@ class Preprocessing:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     """r * scale + shift"""
+    terminal_reward: float | None = None
+    """what a step that ends the task earns, in place of the log's reward and in its units (Trajectory Transformer on locomotion: -100)"""
     actions_outside: Literal["refuse", "clip", "keep"] = "refuse"
     """of logged actions outside the task's bounds: stop, clip them (what most environments did with them), or learn from them as they are"""
     best_episodes: Rate = 1.0
@@ -129,7 +131,8 @@ def plan(
         check_settings(part, where)
     check_drawing(made.goals, found.batch, algorithm)
     if made.goals.hindsight:
-        refuse_changed(made.preprocessing, ("return_range", "reward_scale", "reward_shift"), "with goals, whose rewards are their own")
+        changed = ("return_range", "reward_scale", "reward_shift", "terminal_reward")
+        refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
     return made
 
 
@@ -152,6 +155,9 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
         count = max(1, round(p.best_episodes * dataset.episodes))
         best = np.argsort(-dataset.returns(), kind="stable")[:count]
         dataset = dataset.select(np.sort(best))
+    if p.terminal_reward is not None:  # last: episodes and scales are chosen by what was earned
+        dataset = scales.terminal_rewards(dataset, p.terminal_reward)
+        check_rewards(dataset, transforms)
     return dataset, transforms
 
 

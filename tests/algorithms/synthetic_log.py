@@ -60,7 +60,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 # Settings of one algorithm that make it quick to train.
 QUICK: dict[str, dict[str, Any]] = {
-    "diffusion_policy": {"horizon": 6, "acted": 3, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2)},
+    "diffusion_policy": {"horizon": 6, "acted": 3, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "warmup_steps": 5},
     "idql": {"width": 16, "blocks": 2},
     "decision_transformer": {
         "context": 5, "width": 16, "layers": 2, "heads": 2, "longest_episode": 25, "return_scale": 5.0, "warmup_steps": 10,

@@ -89,6 +89,18 @@ def test_rewards_are_scaled_by_the_range_of_all_returns() -> None:
     assert kept.episodes == 1 and values.tolist() == [499.0] * 4
 
 
+def test_a_step_that_ends_the_task_can_earn_something_else() -> None:
+    """Steps 3 and 11 ended the task, step 7 only the clock; the episodes are chosen, and rewards scaled, by what was earned."""
+    of = Preprocessing(terminal_reward=-100.0, best_episodes=0.67, return_range=8.0)
+    kept, transforms = prepare(log(), plan("bc", preprocessing=of))
+    assert kept.rewards.tolist() == [1.0, 1.0, 1.0, -100.0, 0.5, 0.5, 0.5, -100.0] and kept.rewards.dtype == np.float32
+    assert transforms[-1].scale.tolist() == [2.0]
+    kept, _ = prepare(log(), plan("bc", preprocessing=Preprocessing(terminal_reward=-1.0)))
+    assert kept.rewards.tolist() == [1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, -1.0]
+    with pytest.raises(ConfigError, match="rewards from -inf to"):
+        prepare(log(), plan("bc", preprocessing=Preprocessing(terminal_reward=-1e39)))
+
+
 @pytest.mark.parametrize("scale", [1e300, -1e39])
 def test_a_scale_that_overflows_is_refused_without_a_warning(scale: float) -> None:
     with pytest.raises(ConfigError, match="rewards from 0 to 1 become"):

@@ -103,6 +103,13 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     return Dataset(dataset.spec, columns, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 
+def terminal_rewards(dataset: Dataset, reward: float) -> Dataset:
+    """Returns the log with this reward on every step that ended the task; those that only the clock ended keep theirs."""
+    with np.errstate(over="ignore"):  # what float32 does not hold is told by who asked for it
+        changed = np.where(dataset.terminals, np.array(reward).astype(np.float32), dataset.rewards)
+    return Dataset(dataset.spec, {**dataset.columns, "rewards": changed}, dataset.offsets, dataset.final_observations, dataset.metadata)
+
+
 def scale_returns(dataset: Dataset, to: float = 1000.0) -> Affine:
     """Returns the scale of rewards that makes the range of the logged returns `to`, as IQL does for locomotion; raises on a constant return."""
     returns = dataset.returns()

@@ -307,6 +307,7 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
         ("edac", _edac, _EDAC_CRITICS),
         ("sac_n", _sac_n, _SAC_N_CRITICS),
         ("decision_transformer", published_sequences.decision_transformer_on, published_sequences.ASKED),
+        ("trajectory_transformer", published_sequences.trajectory_transformer_on, published_sequences.PLANS),
     )
     return {name: f for name, f, module in members if f.__module__ == module.__name__ and _is_recipe(name, f)} | {
         f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table

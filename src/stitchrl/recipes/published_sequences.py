@@ -42,3 +42,33 @@ def decision_transformer_atari() -> Recipe:
         "longest_episode": 27_000,
     }  # fmt: skip
     return Recipe("decision_transformer", settings)
+
+
+# What the Trajectory Transformer's authors change for one of D4RL's locomotion logs (config/offline.py of their code).
+PLANS: dict[str, dict[str, Any]] = {
+    **{f"halfcheetah/{quality}": {"horizon": 5} for quality in ("medium", "medium-replay", "medium-expert")},
+    "hopper/medium": {"replan_every": 5},
+    "walker2d/medium-expert": {"horizon": 5},
+}
+
+
+def trajectory_transformer_locomotion() -> Recipe:
+    """Trajectory Transformer, arXiv:2106.02039, and the authors' code (50 passes through a million steps in batches of 256, 80 on medium-replay)."""
+    settings = {
+        "bins": 100, "discretization": "quantile", "sequence": 10, "width": 128, "layers": 4, "heads": 4, "dropout": 0.1, "action_weight": 5.0,
+        "beam_width": 128, "horizon": 15, "expansion": 2, "dropped_mass": 0.6, "context": 5, "learning_rate": 6e-4,
+    }  # fmt: skip
+    return Recipe("trajectory_transformer", settings, Preprocessing(terminal_reward=-100.0))
+
+
+def trajectory_transformer_on(dataset: str) -> Recipe:
+    """The same with what the authors change for this log."""
+    told = trajectory_transformer_locomotion()
+    return Recipe(told.algorithm, told.settings | PLANS[dataset], told.preprocessing)
+
+
+def trajectory_transformer_small() -> Recipe:
+    """The same, not published, of a size for a CPU: half the width, three layers, 32 beams of 5 transitions that read nothing anew."""
+    told = trajectory_transformer_locomotion()
+    small = {"width": 64, "layers": 3, "heads": 4, "beam_width": 32, "horizon": 5, "context": 10, "slide": 5, "warmup_steps": 500}
+    return Recipe(told.algorithm, told.settings | small, told.preprocessing)
