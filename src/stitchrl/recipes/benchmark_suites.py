@@ -28,8 +28,22 @@ _START_SECONDS = 4.0  # of a run's process, with what it reads and the report of
 
 @final
 @dataclass(frozen=True)
+class Size:
+    """What a method learns with here in place of its own settings: what a CPU can do. None: as the task says."""
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    batch_size: int | None = None
+    episodes: int | None = None
+    evaluations: int | None = None
+    milliseconds: float | None = None
+
+
+@final
+@dataclass(frozen=True)
 class Task:
-    """One log in a suite. `settings` go on top of a method's own where the method has such a setting: small networks for small tasks."""
+    """One log in a suite. `settings` go on top of a method's own where the method has such a setting: small networks for small tasks;
+    `sizes` on top of that, of one method."""
 
     dataset: str
     methods: tuple[str, ...]
@@ -40,6 +54,11 @@ class Task:
     episodes: int = 10
     evaluation_seconds: float = 3.0
     milliseconds: float | None = None  # of a step, whatever the method
+    sizes: Mapping[str, Size] = field(default_factory=dict)
+
+    def size(self, method: str) -> Size:
+        """Returns what a method learns with here."""
+        return self.sizes.get(method, Size())
 
 
 @final
@@ -55,7 +74,7 @@ class Suite:
 
 def suite(name: str) -> Suite:
     """Returns a suite by name; raises ConfigError naming the nearest."""
-    known = {"smoke": _smoke, "standard": _standard, "full": _full}
+    known = {"smoke": _smoke, "standard": _standard, "sequences": _sequences, "full": _full}
     if name not in known:
         raise ConfigError(f"unknown suite '{name}'.{nearest(name, list(known))}")
     made = known[name]()
@@ -82,6 +101,33 @@ def _standard() -> Suite:
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,)}, 5, 50, 1.0, 1.5)
     text = "real-valued control, mazes and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
     return Suite("standard", text, (*locomotion, *mazes, *ants, sepsis), seeds=3)
+
+
+# Sequence models and diffusion as far as a core gets in minutes: a tenth to a hundredth of their papers' networks and steps.
+_SEQUENCES: dict[str, Size] = {
+    "decision_transformer": Size(
+        {"context": 10, "layers": 2, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 500, "target_return": None}, 8_000, 64,
+        milliseconds=35.0,
+    ),
+    "trajectory_transformer": Size(
+        {"width": 64, "layers": 2, "heads": 2, "sequence": 5, "warmup_steps": 300, "beam_width": 16, "horizon": 5, "context": 3}, 4_000, 64,
+        evaluations=1, milliseconds=180.0,
+    ),
+    "decision_diffuser": Size(
+        {
+            "horizon": 32, "width": 32, "multipliers": (1, 2, 4), "diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10,
+            "replan_every": 2, "discount": 0.99,
+        },
+        6_000, 32, evaluations=1, milliseconds=60.0,
+    ),
+    "diffusion_ql": Size({}, 5_000, evaluations=2, milliseconds=65.0),
+}  # fmt: skip
+
+
+def _sequences() -> Suite:
+    methods = ("bc", "filtered_bc", *_SEQUENCES)
+    tasks = [Task(f"hopper/{level}", methods, 10_000, sizes=_SEQUENCES) for level in ("medium-expert", "medium-replay")]
+    return Suite("sequences", "sequence models and diffusion beside cloning, small networks: four hours of one core", tuple(tasks), seeds=3)
 
 
 def _full() -> Suite:
@@ -143,20 +189,26 @@ def methods() -> list[str]:
 
 def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Plan:
     """Returns the plan of one run: one seed of a method on a task. Raises ConfigError for a method or a number that is none."""
-    count = task.steps if steps is None else steps
+    size = task.size(method)
+    count = (size.steps or task.steps) if steps is None else steps
+    episodes, evaluations = size.episodes or task.episodes, size.evaluations or task.evaluations
     recipe = recipe_of(method, task)
     if recipe is None:
         raise ConfigError(f"'{method}' has no published settings for {task.dataset}; leave it out, or choose other logs")
     _, config = algorithms.find(recipe.algorithm)
     settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
+    settings |= size.settings
+    batch = {} if size.batch_size is None else {"batch_size": size.batch_size}
     return plan(
         recipe.algorithm,
         settings=settings,
         seeds=[seed],
-        training=Training(steps=count, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1),
+        training=Training(
+            steps=count, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1, **batch
+        ),
         preprocessing=recipe.preprocessing,
         goals=recipe.goals,
-        evaluation=Evaluation(every=max(count // task.evaluations, 1), episodes=task.episodes, parallel=task.episodes, processes=1),
+        evaluation=Evaluation(every=max(count // evaluations, 1), episodes=episodes, parallel=episodes, processes=1),
     )
 
 
@@ -171,6 +223,8 @@ def fits(task: Task, method: str) -> bool:
 
 def seconds_of(task: Task, algorithm: str, steps: int | None = None) -> float:
     """Returns about how long one run takes on one core of the machine that the speeds were measured on."""
-    count = task.steps if steps is None else steps
-    milliseconds = task.milliseconds if task.milliseconds is not None else _MILLISECONDS.get(algorithm, _OTHER_MILLISECONDS)
+    size = task.size(algorithm)
+    count = (size.steps or task.steps) if steps is None else steps
+    known = _MILLISECONDS.get(algorithm, _OTHER_MILLISECONDS)
+    milliseconds = next(x for x in (size.milliseconds, task.milliseconds, known) if x is not None)
     return _START_SECONDS + count * milliseconds / 1000 + task.evaluations * task.evaluation_seconds

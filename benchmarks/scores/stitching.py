@@ -1,0 +1,130 @@
+"""Who stitches: methods on logs whose best way no episode took, with intervals over seeds.
+
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/stitching.py gridworld/stitch bc decision_transformer iql cql --seeds 5
+
+Adds a line for each seed to raw/stitching.jsonl and writes STITCHING.md from all of them (no method: only that).
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).parent
+RAW, PAGE = HERE / "raw" / "stitching.jsonl", HERE / "STITCHING.md"
+SMALL: dict[str, Any] = {"hidden": (64, 64)}
+# settings, engine settings, preprocessing: small networks for small tasks, each learned until its loss is level
+GRID: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "bc": ("bc", SMALL, {"steps": 3_000}, {}),
+    "filtered_bc": ("bc", SMALL, {"steps": 3_000}, {"best_episodes": 0.1}),
+    "iql": (
+        "iql",
+        SMALL | {"learning_rate": 1e-3, "expectile": 0.95, "inverse_temperature": 10.0, "discount": 0.95},
+        {"steps": 6_000},
+        {"reward_scale": 10.0},
+    ),
+    "cql": ("cql", SMALL | {"critic_learning_rate": 1e-3, "conservatism": 1.0, "discount": 0.95}, {"steps": 6_000}, {"reward_scale": 10.0}),
+}
+MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {}
+LOGS = {"gridworld/stitch": GRID}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("log", nargs="?", default="gridworld/stitch")
+    parser.add_argument("methods", nargs="*", default=[])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--episodes", type=int, default=200)
+    a = parser.parse_args()
+    for method in a.methods:
+        run(a.log, method, a.seeds, a.episodes)
+    PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
+
+
+def run(log: str, method: str, seeds: int, episodes: int) -> None:
+    """Learns all seeds at once and records what each earns."""
+    import torch
+
+    from stitchrl import __version__, load
+    from stitchrl.agent import Agent
+    from stitchrl.evaluation.playing import play
+    from stitchrl.evaluation.references import normalized_score, reference_for
+    from stitchrl.experiment import Preprocessing, make_learner, plan, prepare
+    from stitchrl.training.learner import Training
+
+    torch.set_num_threads(1)
+    algorithm, settings, training, preprocessing = LOGS[log][method]
+    training = {"compile": "off", "batch_size": 64} | training
+    made = plan(
+        algorithm, settings=settings, seeds=seeds, training=Training(threads=1, **training), preprocessing=Preprocessing(**preprocessing)
+    )
+    dataset, began = load(log), time.perf_counter()
+    data, transforms = prepare(dataset, made)
+    learner = make_learner(made, data, transforms)
+    for _ in range(made.training.steps):
+        learner.advance()
+    learner.check()
+    learned = time.perf_counter() - began
+    agent = Agent(algorithm, learner.template, learner.update.parameters, data.spec, transforms, made.seeds)
+    environment, options = str(dataset.metadata["environment"]), dict(dataset.metadata["environment_options"] or {})
+    found = play(agent, environment, episodes=episodes, seed=30_000, parallel=50, processes=1, environment_options=options)
+    reference = reference_for(environment, dataset.metadata)
+    assert reference is not None
+    for i, seed in enumerate(made.seeds):
+        row = {
+            "log": log, "method": method, "seed": seed, "return": float(found.returns[i].mean()),
+            "score": float(np.mean(normalized_score(found.returns[i], reference))), "length": float(found.lengths[i].mean()),
+            "success": None if found.successes is None else float(found.successes[i].mean()),
+            "log_score": float(np.mean(normalized_score(dataset.returns(), reference))),
+            "episodes": episodes, "settings": settings, "training": training, "preprocessing": preprocessing,
+            "training_seconds": round(learned), "rollout_seconds": round(found.seconds), "version": __version__, "torch": torch.__version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv),
+        }  # fmt: skip
+        with RAW.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+    scores = normalized_score(found.returns, reference).mean(1)
+    print(log, method, np.round(scores, 1), f"{learned:.0f} s + {found.seconds:.0f} s", flush=True)
+
+
+def page(rows: list[dict[str, Any]]) -> str:
+    """Returns the Markdown page of the raw lines."""
+    from stitchrl.core.intervals import interquartile_mean
+
+    last = {(r["log"], r["method"], r["seed"]): r for r in rows}
+    lines = [
+        "# Who stitches",
+        "",
+        f"Written by `benchmarks/scores/stitching.py` from raw/stitching.jsonl ({max(r['date'][:10] for r in rows)}); do not edit.",
+        "Normalised scores: 0 is random actions, 100 the best policy there is. IQM over seeds, and a 95 % bootstrap interval over seeds.",
+        "The log's own score is its episodes' mean; no episode of it took the best way.",
+        "",
+        "| log | its own score | method | score | seeds | seconds of training, all seeds |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for (log, method, _), r in last.items():
+        groups.setdefault((log, method), []).append(r)
+    rng = np.random.default_rng(0)
+    for (log, method), found in sorted(groups.items(), key=lambda g: (g[0][0], -np.mean([r["score"] for r in g[1]]))):
+        scores = np.array([r["score"] for r in found])
+        draws = [float(interquartile_mean(rng.choice(scores, len(scores)))) for _ in range(2_000)]
+        low, high = np.quantile(draws, [0.025, 0.975])
+        cells = [
+            f"`{log}`",
+            f"{found[0]['log_score']:.1f}",
+            f"`{method}`",
+            f"{float(interquartile_mean(scores)):.1f} [{low:.1f}, {high:.1f}]",
+        ]
+        lines.append("| " + " | ".join([*cells, str(len(found)), str(found[0]["training_seconds"])]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
