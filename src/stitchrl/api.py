@@ -26,6 +26,7 @@ from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
 
 if TYPE_CHECKING:
+    from stitchrl.evaluation.asked_returns import AskedReturns
     from stitchrl.evaluation.evidence import Target
     from stitchrl.evaluation.selection import Selection
     from stitchrl.evaluation.trust_checks import Provenance
@@ -131,6 +132,21 @@ def evaluate(
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
     check_task(acting.spec, environment, {})
     return play(acting, environment, sampled=sampled, episodes=episodes, seed=seed, discount=discount)
+
+
+def asked_returns(
+    policy: str | Path | Agent, environment: str, targets: Sequence[float] | None = None, *, episodes: int = 20, seed: int = 20_000,
+    sampled: bool = False, environment_options: Mapping[str, Any] | None = None,
+) -> AskedReturns:  # fmt: skip
+    """Returns what a return-conditioned policy earns where it is asked for each of the targets (docs/algorithms/decision_transformer.md).
+
+    `targets` are in the task's units of reward; None: six from the lowest to the highest return of the log. Raises ConfigError, CheckpointError.
+    """
+    from stitchrl.evaluation.asked_returns import asked_returns as ask
+
+    acting = policy if isinstance(policy, Agent) else load_policy(policy)
+    check_task(acting.spec, environment, environment_options or {})
+    return ask(acting, environment, targets, episodes=episodes, seed=seed, sampled=sampled, environment_options=environment_options)
 
 
 def trust(

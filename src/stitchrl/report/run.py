@@ -11,6 +11,7 @@ from stitchrl.core.alarms import Alarm
 from stitchrl.core.files import write_atomically
 from stitchrl.core.intervals import Interval
 from stitchrl.report import plots
+from stitchrl.report.asked_page import asked_section
 from stitchrl.report.card import card, limits
 from stitchrl.report.page import Section, box, figure, figures, page, paragraph, table, tiles
 from stitchrl.report.records_reader import Run, read_run
@@ -40,6 +41,8 @@ def run_page(run: Path | str | Run) -> str:
     sections = [Section("Result", _result(read, measure))]
     if read.evaluations:
         sections.append(Section("Evaluations", _evaluations(read, measure)))
+    if (asked := asked_section(read.path)) is not None:
+        sections.append(asked)
     if any(e.believed_value is not None for e in read.evaluations):
         sections.append(Section("Believed and true value", _believed(read)))
     if read.alarms is not None:

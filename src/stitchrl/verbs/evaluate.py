@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, final
+from typing import TYPE_CHECKING, Annotated, final
 
 import tyro
 
@@ -13,6 +13,9 @@ from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import read_json, write_json
 from stitchrl.core.settings import Natural, check_settings
 from stitchrl.verbs.flags import parse
+
+if TYPE_CHECKING:
+    from stitchrl.agent import Agent
 
 
 @final
@@ -30,6 +33,8 @@ class Evaluate:
     seed: Natural = 20_000
     parallel: int = 10
     processes: int | None = None
+    targets: tuple[str, ...] = ()
+    """returns to ask a return-conditioned policy for, each in the same episodes, in the task's units; auto: six over the range of the log"""
     json: Path | None = None
     """write every episode here"""
 
@@ -47,6 +52,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     agent = load(a.run)
     environment, options, reference_data = _environment(a)
     check_task(agent.spec, environment, options)
+    if a.targets:
+        return _ask(a, agent, environment, options)
     result = play(
         agent, environment, sampled=a.sampled, episodes=a.episodes, seed=a.seed, discount=a.discount, parallel=a.parallel,
         processes=a.processes, environment_options=options,
@@ -65,6 +72,37 @@ def evaluate(arguments: Sequence[str]) -> int:
     if a.json is not None:
         write_json(a.json, line)
     return 0
+
+
+def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]) -> int:
+    """Asks for each target; a run's directory keeps the numbers and draws them in its report."""
+    from stitchrl.evaluation.asked_returns import asked_returns
+    from stitchrl.report.asked_page import FILE
+    from stitchrl.report.run import write_run_report
+
+    found = asked_returns(
+        agent, environment, _targets(a.targets), episodes=a.episodes, sampled=a.sampled, parallel=a.parallel, seed=a.seed,
+        processes=a.processes, environment_options=options,
+    )  # fmt: skip
+    record = found.record(environment)
+    words = ", ".join(f"{asked:.4g} -> {mean:.4g}" for asked, mean in zip(found.asked, found.returns.mean((0, 2)), strict=True))
+    logged = "" if found.logged is None else f"; episodes of the log: {found.logged[0]:.4g} to {found.logged[1]:.4g}"
+    print(f"{a.run} in {environment}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
+    if (a.run / "policy").is_dir():
+        write_json(a.run / FILE, record)
+        write_run_report(a.run)
+    if a.json is not None:
+        write_json(a.json, record)
+    return 0
+
+
+def _targets(words: tuple[str, ...]) -> list[float] | None:
+    if words == ("auto",):
+        return None
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        raise ConfigError(f"--targets is {' '.join(words)}; expected returns in the task's units, or auto alone") from None
 
 
 def _environment(a: Evaluate) -> tuple[str, dict[str, object], dict[str, object]]:
