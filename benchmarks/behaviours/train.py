@@ -62,20 +62,22 @@ TASKS: dict[str, dict[str, Any]] = {
     "pong": {
         "algorithm": "q_learning",
         "environment": "stitchrl/PongPositions-v0",
-        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 1000, "discount": 0.99},
-        "training": {"steps": 400_000, "batch_size": 64, "compile": "on"},
-        "online": {"epsilon_steps": 40_000, "epsilon_end": 0.03, "random_steps": 2_000},
-        "check_every": 20_000,
+        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 500, "discount": 0.98},
+        "options": {"tracking": 0.05},
+        "training": {"steps": 300_000, "batch_size": 64, "compile": "on"},
+        "online": {"epsilon_steps": 20_000, "epsilon_end": 0.03, "random_steps": 2_000},
+        "check_every": 10_000,
         "episodes": 2,
         "levels": {"medium": -5.0, "expert": 12.0},
     },
     "breakout": {
         "algorithm": "q_learning",
         "environment": "stitchrl/BreakoutPositions-v0",
-        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 1000, "discount": 0.99},
-        "training": {"steps": 400_000, "batch_size": 64, "compile": "on"},
-        "online": {"epsilon_steps": 40_000, "epsilon_end": 0.03, "random_steps": 2_000},
-        "check_every": 20_000,
+        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 500, "discount": 0.98},
+        "options": {"tracking": 0.05},
+        "training": {"steps": 300_000, "batch_size": 64, "compile": "on"},
+        "online": {"epsilon_steps": 20_000, "epsilon_end": 0.03, "random_steps": 2_000},
+        "check_every": 10_000,
         "episodes": 5,
         "levels": {"medium": 8.0, "expert": 20.0},
     },
@@ -100,7 +102,8 @@ def train(name: str, task: dict[str, Any], seed: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         reached = learn_online(
             task["algorithm"], task["environment"], Path(scratch), settings=settings, training=training, online=online, seed=seed,
-            levels=task["levels"], check_every=task["check_every"], episodes=task.get("episodes", 10), device=torch.device("cpu"),
+            levels=task["levels"], check_every=task["check_every"], episodes=task.get("episodes", 10), options=task.get("options"),
+            device=torch.device("cpu"),
             show=lambda step, mean: print(step, mean, flush=True),
         )  # fmt: skip
         for level in task["levels"]:

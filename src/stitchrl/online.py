@@ -46,15 +46,17 @@ class OnlineLearner:
     """One seed of an algorithm that acts, remembers and learns."""
 
     def __init__(
-        self, algorithm: str, settings: Any, environment: str, seed: int, training: Training, online: Online, device: torch.device
-    ) -> None:
+        self, algorithm: str, settings: Any, environment: str, seed: int, training: Training, online: Online, device: torch.device,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """options: of the environment."""
         kind, _ = algorithms.find(algorithm)
         check_settings(online, "online")
         if not kind.online:
             able = [name for name in algorithms.names() if algorithms.find(name)[0].online]
             raise ConfigError(f"'{algorithm}' does not learn online; choose from {', '.join(able)}")
         self.algorithm = algorithm
-        self.environment = make(environment)
+        self.environment = make(environment, **(options or {}))
         self.spec: Spec = spec_of(self.environment)
         if kind.action_space not in ("any", "discrete" if isinstance(self.spec.action, Discrete) else "box"):
             raise ConfigError(f"'{algorithm}' does not learn actions such as those of {environment}: it needs {kind.action_space} ones")
@@ -148,13 +150,15 @@ def learn_online(
     check_every: int = 1_000,
     episodes: int = 10,
     show: Callable[[int, float], None] | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Returns the mean return at which each named policy was saved under `directory/NAME`.
 
     `levels` maps names to the mean return, over `episodes` without exploration, at which to save a policy; it is looked at every
-    `check_every` steps. Learning ends when all are reached. Raises ConfigError if one is not within `training.steps`.
+    `check_every` steps. `options` are of the environment that is learned in, not of that in which episodes are judged. Learning ends when
+    all are reached. Raises ConfigError if one is not within `training.steps`.
     """
-    learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device)
+    learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device, options)
     reached: dict[str, float] = {}
     for step in range(check_every, training.steps + 1, check_every):
         learning.run(step)
