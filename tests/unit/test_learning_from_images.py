@@ -23,7 +23,10 @@ from stitchrl.training import seeds
 from stitchrl.training.learner import Learner, Training
 
 CPU = torch.device("cpu")
-NAMES = ("bc", "cql", "iql")
+NAMES = ("bc", "cql", "iql", "decision_transformer")
+SETTINGS: dict[str, dict[str, Any]] = {
+    "decision_transformer": {"context": 3, "width": 16, "layers": 1, "return_scale": 6.0, "learning_rate": 3e-3, "warmup_steps": 5}
+}
 
 
 def log(episodes: int = 12, length: int = 6) -> Dataset:
@@ -44,11 +47,12 @@ def log(episodes: int = 12, length: int = 6) -> Dataset:
 def learner(name: str, numbers: tuple[int, ...] = (0,), streamed: bool = False, **training: Any) -> Learner:
     algorithm, kind = algorithms.find(name)
     dataset = log()
-    rows: Any = rows_of(dataset, algorithm.batch, [], CPU, 1 << 30)
+    config = kind(**SETTINGS.get(name, {"hidden": (16,)}))
+    rows: Any = rows_of(dataset, algorithm.batch_of(config), [], CPU, 1 << 30)
     if streamed:
         rows = StreamedFrames(rows.table, CPU)
     settings = Training(**{"steps": 40, "batch_size": 8, "compile": "off", **training})
-    return Learner(algorithm, kind(hidden=(16,)), dataset.spec, rows, numbers, settings, CPU)
+    return Learner(algorithm, config, dataset.spec, rows, numbers, settings, CPU)
 
 
 def advance(made: Learner, steps: int) -> dict[str, torch.Tensor]:
@@ -58,7 +62,7 @@ def advance(made: Learner, steps: int) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in made.update.tensors().items()}
 
 
-@pytest.mark.parametrize("name", ["bc", "cql"])
+@pytest.mark.parametrize("name", ["bc", "cql", "decision_transformer"])
 def test_seeds_together_are_seeds_apart(name: str) -> None:
     together = learner(name, (3, 5), precision="float64")
     advance(together, 2)
@@ -109,7 +113,7 @@ def test_a_step_is_one_graph(numbers: tuple[int, ...]) -> None:
     assert all(torch.allclose(ours[k], theirs[k], atol=1e-6) for k in ours)
 
 
-@pytest.mark.parametrize("name", ["bc", "cql"])
+@pytest.mark.parametrize("name", ["bc", "cql", "decision_transformer"])
 def test_it_learns_what_the_light_says(name: str) -> None:
     made = learner(name, steps=60, batch_size=32)
     advance(made, 60)

@@ -50,7 +50,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     from stitchrl.evaluation.references import reference_for
 
     agent = load(a.run)
-    environment, options, reference_data = _environment(a)
+    environment, options, reference_data = environment_of(a.run, a.env)
     check_task(agent.spec, environment, options)
     if a.targets:
         return _ask(a, agent, environment, options)
@@ -80,6 +80,8 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     from stitchrl.report.asked_page import FILE
     from stitchrl.report.run import write_run_report
 
+    if a.discount != 1:
+        raise ConfigError(f"--discount is {a.discount:g} and has no effect with --targets, which are undiscounted returns; leave it out")
     found = asked_returns(
         agent, environment, _targets(a.targets), episodes=a.episodes, sampled=a.sampled, parallel=a.parallel, seed=a.seed,
         processes=a.processes, environment_options=options,
@@ -105,14 +107,15 @@ def _targets(words: tuple[str, ...]) -> list[float] | None:
         raise ConfigError(f"--targets is {' '.join(words)}; expected returns in the task's units, or auto alone") from None
 
 
-def _environment(a: Evaluate) -> tuple[str, dict[str, object], dict[str, object]]:
-    config = read_json(a.run / "config.json") if (a.run / "config.json").is_file() else {}
+def environment_of(run: Path, env: str) -> tuple[str, dict[str, object], dict[str, object]]:
+    """Returns the environment that a run names, or `env` unless that is auto, with its options and the reference returns of its data."""
+    config = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     recorded = (config.get("environment") if isinstance(config, dict) else None) or {}
     if not isinstance(config, dict) or not isinstance(recorded, dict):
-        raise CheckpointError(f"{a.run}/config.json: not a run's; expected an object of settings")
+        raise CheckpointError(f"{run}/config.json: not a run's; expected an object of settings")
     metadata = {"reference": (config.get("data") or {}).get("reference")}
-    if a.env not in ("auto", recorded.get("id")):
-        return a.env, {}, {}
+    if env not in ("auto", recorded.get("id")):
+        return env, {}, {}
     if not recorded:
-        raise ConfigError(f"{a.run}: the run names no environment; give one with --env")
+        raise ConfigError(f"{run}: the run names no environment; give one with --env")
     return str(recorded["id"]), dict(recorded.get("options") or {}), metadata
