@@ -52,9 +52,8 @@ class TokenTransformer(nn.Module):
 
     def embedded(self, tokens: Tensor, first: int) -> Tensor:
         """Returns `[B, t, W]` of tokens `[B, t]` that stand at positions `first` … of a window, 0 at a transition's first."""
-        positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
-        place = positions % self.places
-        row = torch.where(place == self.places - 1, 0, tokens) + place * (self.stop + 1)
+        place = torch.arange(first, first + tokens.shape[1], device=tokens.device) % self.places
+        row = tokens * (place < self.places - 1) + place * (self.stop + 1)
         return functional.embedding(row, self.embedding) + self.position[first : first + tokens.shape[1]]
 
     def embedded_goal(self, goal: Tensor) -> Tensor:
@@ -65,7 +64,10 @@ class TokenTransformer(nn.Module):
     def logits(self, h: Tensor, position: int) -> Tensor:
         """Returns `[*batch, V + 1]` of the token at a position, from the stream `[*batch, W]` at the one before."""
         place = position % self.places
-        return (h @ self.head[place]).masked_fill(self.unknown(h.device)[place], -torch.inf)
+        logits = h @ self.head[place]
+        if self.sizes[place] < self.stop:
+            logits[..., self.sizes[place] : self.stop] = -torch.inf
+        return logits
 
     def unknown(self, device: torch.device) -> Tensor:
         """Returns bool `[D, V + 1]`, the tokens that a place does not know; stop is known everywhere."""
