@@ -28,6 +28,7 @@ VERBS = {
     "train": ("train", "train", "train an algorithm on a log, many seeds at once, into a run directory"),
     "finetune": ("finetune", "finetune", "go on with a run in an environment, its log beside what its policy gathers"),
     "evaluate": ("evaluate", "evaluate", "roll a run's policies out in an environment"),
+    "plan": ("plan", "plan", "draw what a policy that plans would do where episodes begin"),
     "select": (
         "select",
         "select",

@@ -72,6 +72,8 @@ class DecisionDiffuserConfig:
     """steps of a plan that are done before the next is made"""
     warm_start_steps: Natural = 0
     """last steps of the sampler from which a new plan is made of the one before; 0: from noise"""
+    next_weight: Positive = 1.0
+    """of the error of the next state, the one that will be acted on (CleanDiffuser: 10)"""
     hidden: Hidden = (256, 256)
     """of the inverse dynamics"""
     target_rate: Rate = 0.005
@@ -289,10 +291,11 @@ class DecisionDiffuser(Algorithm):
 
         if "plans" in due:  # eq. 8, first part: each plan is told one condition, or nothing
             values, told = self._conditions(batch, seen, shown), self._told(noise["told"])
-            present = torch.arange(c.horizon, device=x0.device).unsqueeze(-1) == 0  # [T, 1]: given, not learned
+            number = torch.arange(c.horizon, device=x0.device)
+            present = (number == 0).unsqueeze(-1)  # [T, 1]: given, not learned
+            weight = torch.where(number == 0, 0.0, torch.where(number == 1, c.next_weight, 1.0))
             errors = diffusion.errors(x0, noise["noise"], noise["time"], values, told, hold=lambda x: torch.where(present, x0, x))
-            known = torch.where(present.squeeze(-1), 0.0, shown)
-            losses["plans"] = (known * errors.mean(-1)).sum() / shown.sum()
+            losses["plans"] = (weight * shown * errors.mean(-1)).sum() / shown.sum()
             if c.return_condition:
                 metrics["return_share"] = values[:, 0].mean()
             if c.constraints:

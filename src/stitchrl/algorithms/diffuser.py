@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import final
+from typing import Literal, final
 
 import torch
 from torch import Tensor
@@ -52,7 +52,9 @@ class DiffuserConfig:
     sampling_steps: Count | None = None
     """of the sampler; None: all of the diffusion's"""
     guide_scale: NonNegative = 5.0
-    """size of a step along the value's gradient, of returns in their standard deviations; 0: not guided"""
+    """size of a step along the value's gradient; 0: not guided"""
+    guide_unit: Literal["deviations", "returns"] = "deviations"
+    """of the value whose gradient that is: standard deviations of the log's returns, or returns as the authors' scales have it"""
     guide_steps: Count = 2
     """steps along the gradient for each step of the sampler"""
     unguided_steps: Natural = 2
@@ -179,12 +181,13 @@ def best_of(plans: Tensor, values: Tensor) -> Tensor:
 def guide_of(value: TemporalValue, steps: Chain, c: DiffuserConfig, hold: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Step], Tensor]:
     """Returns line 6 of algorithm 1: trajectories move along the gradient of the value, as far as this step's noise would vary."""
     kept = [step.signal**2 for step in steps] + [1.0]  # of the data's variance
+    unit = value.returns.deviation if c.guide_unit == "returns" else 1.0
     variance = {step.time: (1 - kept[i + 1]) / (1 - kept[i]) * (1 - kept[i] / kept[i + 1]) for i, step in enumerate(steps)}
 
     def guide(x: Tensor, step: Step) -> Tensor:
         if step.time >= c.unguided_steps:
             for _ in range(c.guide_steps):
-                x = hold(x + c.guide_scale * variance[step.time] * gradient(value, x, step.time))
+                x = hold(x + unit * c.guide_scale * variance[step.time] * gradient(value, x, step.time))
         return x
 
     return guide

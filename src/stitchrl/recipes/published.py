@@ -298,9 +298,9 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> dict[str, Callable[[], Recipe]]:
     """Returns all recipes by name; those tuned to a dataset as `method:dataset`, by its whole name."""
-    from stitchrl.recipes import published_diffusion, published_sequences  # they need a Recipe first
+    from stitchrl.recipes import published_diffusion, published_planning, published_sequences  # they need a Recipe first
 
-    modules = (sys.modules[__name__], published_diffusion, published_sequences)
+    modules = (sys.modules[__name__], published_diffusion, published_planning, published_sequences)
     members = [(name, f, module) for module in modules for name, f in inspect.getmembers(module, inspect.isfunction)]
     tuned: tuple[tuple[str, Callable[[str], Recipe], Mapping[str, Any]], ...] = (
         ("rebrac", _rebrac, _REBRAC_PENALTIES),
@@ -308,6 +308,8 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
         ("sac_n", _sac_n, _SAC_N_CRITICS),
         ("diffusion_ql", published_diffusion.diffusion_ql_on, published_diffusion.DIFFUSION_QL_LOCOMOTION),
         ("diffusion_ql", published_diffusion.diffusion_ql_on, published_diffusion.DIFFUSION_QL_ANTMAZE),
+        ("diffuser", published_planning.diffuser_on, published_planning.DIFFUSER_PLANS),
+        ("decision_diffuser", published_planning.decision_diffuser_on, published_planning.ASKED),
         ("decision_transformer", published_sequences.decision_transformer_on, published_sequences.ASKED),
         ("trajectory_transformer", published_sequences.trajectory_transformer_on, published_sequences.PLANS),
     )

@@ -85,7 +85,7 @@ def read_plans(directory: Path) -> Plans | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             found: dict[str, Any] = {field.name: arrays[field.name] for field in fields(Plans)}
         found["axes"] = tuple(map(str, found["axes"]))
         found["score"] = str(found["score"])
@@ -118,7 +118,9 @@ def plans_png(plans: Plans, start: int) -> bytes:
     if high > low:
         bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8)
         bar.set_label(plans.score)
-    return _picture(figure, tight=True)
+    out = io.BytesIO()
+    figure.savefig(out, format="png", metadata={"Software": None}, bbox_inches="tight")
+    return out.getvalue()
 
 
 def stages_gif(plans: Plans, start: int) -> bytes:
@@ -130,14 +132,21 @@ def stages_gif(plans: Plans, start: int) -> bytes:
         raise DataError("how the plans came about was not kept: 'stages' is empty")
     shown = np.unique(np.linspace(0, len(stages) - 1, min(len(stages), _FRAMES)).round().astype(int))
     figure, axes = _scene(plans, start)
-    (line,) = axes.plot([], [], color=_STAGE, linewidth=1.4, marker="o", markersize=3.2, zorder=4)
+    (line,) = axes.plot([], [], color=_STAGE, linewidth=1.4, marker="o", markersize=3.2, zorder=4, animated=True)
+    title = axes.text(0.01, 0.99, "", transform=axes.transAxes, va="top", fontsize=9, zorder=7, animated=True)
     _ends(plans, start, axes)
+    canvas: Any = figure.canvas
+    canvas.draw()
+    still = canvas.copy_from_bbox(figure.bbox)  # all that does not move is drawn once
     frames = []
     for j in shown:
+        canvas.restore_region(still)
         line.set_data(stages[j, :, 0], stages[j, :, 1])
-        axes.set_title(f"stage {j} of {len(stages) - 1}", fontsize=9)
-        frames.append(Image.open(io.BytesIO(_picture(figure))).convert("RGB"))
-    palette = frames[-1].quantize(48)  # one for all frames: nothing that stands still changes its colour
+        title.set_text(f"stage {j} of {len(stages) - 1}")
+        for moving in (line, title):
+            axes.draw_artist(moving)
+        frames.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
+    palette = frames[-1].quantize(48, Image.Quantize.MAXCOVERAGE)  # one for all frames: nothing that stands still changes its colour
     first, *rest = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     each = max(40, round(1000 * _SECONDS / len(frames)))
     out = io.BytesIO()
@@ -222,9 +231,3 @@ def _ends(plans: Plans, start: int, axes: Axes) -> None:
     axes.plot(*plans.starts[start], color=_START, marker="o", markersize=7.5, markeredgecolor="white", zorder=6)
     if np.isfinite(plans.goals[start]).all():
         axes.plot(*plans.goals[start], color=_GOAL, marker="*", markersize=14, markeredgecolor="white", zorder=6)
-
-
-def _picture(figure: Figure, *, tight: bool = False) -> bytes:
-    out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None}, bbox_inches="tight" if tight else None)
-    return out.getvalue()

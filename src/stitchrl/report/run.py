@@ -14,6 +14,7 @@ from stitchrl.report import plots
 from stitchrl.report.asked_page import asked_section
 from stitchrl.report.card import card, limits
 from stitchrl.report.page import Section, box, figure, figures, page, paragraph, table, tiles
+from stitchrl.report.plan_views import plans_section, read_plans
 from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
     Measure,
@@ -43,6 +44,8 @@ def run_page(run: Path | str | Run) -> str:
         sections.append(Section("Evaluations", _evaluations(read, measure)))
     if (asked := asked_section(read.path)) is not None:
         sections.append(asked)
+    if (plans := read_plans(read.path)) is not None:
+        sections.append(plans_section(plans))
     if any(e.believed_value is not None for e in read.evaluations):
         sections.append(Section("Believed and true value", _believed(read)))
     if read.alarms is not None:

@@ -1,0 +1,93 @@
+"""`stitchrl plan RUN`: what a policy that plans would do where episodes begin, drawn in its maze."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, final
+
+import tyro
+
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import Count, Natural, check_settings
+from stitchrl.verbs.flags import parse
+
+if TYPE_CHECKING:
+    from stitchrl.report.plan_views import Plans
+
+PROG = "stitchrl plan"
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    run: Annotated[Path, tyro.conf.Positional]
+    """a run directory or a saved policy"""
+    env: str = "auto"
+    """auto: the environment that the run names"""
+    starts: Count = 2
+    """episodes whose beginning is planned for"""
+    dimensions: tuple[Natural, Natural] = (0, 1)
+    """of the observation, drawn where the environment is no maze"""
+    sampled: bool = False
+    """draw the plans' noise anew instead of taking the policy's fixed one"""
+    seed: Natural = 20_000
+    """of the first episode"""
+    to: Path | None = None
+    """directory of the pictures; the run's own unless told"""
+
+
+def plan(arguments: Sequence[str]) -> int:
+    """Draws the plans of a run's first seed; its directory keeps them, and its report shows them."""
+    a = parse(Plan, arguments, PROG, "Draw what a policy that plans would do where episodes begin.")
+    check_settings(a, PROG)
+    from stitchrl.report.plan_views import write_pictures, write_plans
+    from stitchrl.report.run import write_run_report
+
+    found = _plans(a)
+    directory = a.to or a.run
+    directory.mkdir(parents=True, exist_ok=True)
+    written = [write_plans(directory, found), *write_pictures(found, directory)]
+    if a.to is None and (a.run / "policy").is_dir():
+        write_run_report(a.run)
+    count, candidates, length, _ = found.plans.shape
+    print(f"{a.run}: {candidates} plan(s) of {length} states from each of {count} start(s); written: {', '.join(map(str, written))}")
+    return 0
+
+
+def _plans(a: Plan) -> Plans:
+    import numpy as np
+
+    from stitchrl.agent import load
+    from stitchrl.core.spec import Discrete
+    from stitchrl.environments.make import make
+    from stitchrl.environments.maze_walls import MazeWalls, walls_of
+    from stitchrl.evaluation.judge import check_task
+    from stitchrl.evaluation.seen_plans import seen_plans
+    from stitchrl.report.plan_views import Plans
+    from stitchrl.verbs.evaluate import environment_of
+
+    agent = load(a.run)
+    id, options, _ = environment_of(a.run, a.env)
+    check_task(agent.spec, id, options)
+    world = make(id, **options)
+    maze = walls_of(world, id, options)
+    observations = np.stack([np.asarray(world.reset(seed=a.seed + i)[0]) for i in range(a.starts)])
+    world.close()
+    seen = seen_plans(agent, observations, sampled=a.sampled)
+    space: Any = agent.spec.observation
+    if maze is not None:
+        walls, axes, place = maze, ("x", "y"), maze.positions
+        goals = np.stack([maze.goal_of(x) for x in observations])
+    else:
+        if isinstance(space, Discrete) or len(space.shape) != 1 or max(a.dimensions) >= space.size:
+            raise ConfigError(f"{PROG}: --dimensions {a.dimensions[0]} {a.dimensions[1]} are not those of observations of {id}: {space}")
+        walls, axes = MazeWalls(np.zeros((0, 4))), (f"observation {a.dimensions[0]}", f"observation {a.dimensions[1]}")
+        goals = np.full((a.starts, 2), np.nan)
+
+        def place(states: Any) -> Any:
+            return np.asarray(states[..., list(a.dimensions)], np.float64)
+
+    drawn = [place(x) for x in (seen.states, seen.stages, seen.observations)]
+    return Plans(drawn[0], seen.scores, drawn[1], drawn[2], goals, np.asarray(walls.walls, np.float64), axes, seen.score)
