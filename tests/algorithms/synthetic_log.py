@@ -43,7 +43,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "decision_transformer/box": [{"dropout": 0.0, "activation": "gelu", "target_return": 3.0}],
     "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),), "termination_penalty": 10.0}],
     "diffusion_policy/box": [
-        {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "horizon": 5, "acted": 5}
+        {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "multipliers": (1, 2), "acted": 4}
     ],
     "diffusion_ql/box": [{"max_target_backup": True, "backup_actions": 3, "sampler": "ddim"}, {"value_weight": 0.0, "clip_norm": 1.0}],
     "edac/box": [{"diversity": 0.0, "ensemble": 4}],
@@ -60,7 +60,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
 }
 # Settings of one algorithm that make it quick to train.
 QUICK: dict[str, dict[str, Any]] = {
-    "diffusion_policy": {"horizon": 6, "acted": 3, "diffusion_steps": 4, "width": 8, "multipliers": (1, 2), "warmup_steps": 5},
+    "diffusion_policy": {"horizon": 6, "acted": 3, "diffusion_steps": 4, "width": 16, "multipliers": (1,), "warmup_steps": 5},
     "idql": {"width": 16, "blocks": 2},
     "decision_transformer": {
         "context": 5, "width": 16, "layers": 2, "heads": 2, "longest_episode": 25, "return_scale": 5.0, "warmup_steps": 10,
