@@ -35,6 +35,8 @@ class Evaluate:
     processes: int | None = None
     targets: tuple[str, ...] = ()
     """returns to ask a return-conditioned policy for, each in the same episodes, in the task's units; auto: six over the range of the log"""
+    settings: tuple[str, ...] = ()
+    """of the algorithm, changed for acting with the weights as they are: name=value, such as planning=none or sampling_steps=20"""
     json: Path | None = None
     """write every episode here"""
 
@@ -45,11 +47,14 @@ def evaluate(arguments: Sequence[str]) -> int:
     check_settings(a, "stitchrl evaluate")
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
+    from stitchrl.evaluation.acting_settings import acting_with, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
     from stitchrl.evaluation.references import reference_for
 
     agent = load(a.run)
+    if a.settings:
+        agent = acting_with(agent, settings_of(a.settings, "--settings"))
     environment, options, reference_data = environment_of(a.run, a.env)
     check_task(agent.spec, environment, options)
     if a.targets:
@@ -68,9 +73,10 @@ def evaluate(arguments: Sequence[str]) -> int:
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")
     if result.successes is not None:
         words.append(f"success {100 * result.successes.mean():.1f} %")
-    print(f"{a.run} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}")
+    told = f" with {', '.join(a.settings)}" if a.settings else ""
+    print(f"{a.run}{told} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}")
     if a.json is not None:
-        write_json(a.json, line)
+        write_json(a.json, line | ({"settings": settings_of(a.settings, "--settings")} if a.settings else {}))
     return 0
 
 

@@ -1,0 +1,50 @@
+"""A learned policy acting with other settings: what a planner or a sampler does with the same weights is decided when it acts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from stitchrl import algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.algorithm import build
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.settings import read_settings, to_json
+from stitchrl.data.transforms import learner_spec
+
+
+def acting_with(agent: Agent, changes: Mapping[str, Any]) -> Agent:
+    """Returns the agent with some of its algorithm's settings changed, its weights as they are; settings of learning change nothing any more.
+
+    Raises ConfigError for an unknown setting or value, and where the settings are of a policy with other weights.
+    """
+    kind, settings = algorithms.find(agent.name)
+    config = read_settings(settings, to_json(agent.config) | dict(changes), agent.name)
+    with torch.device("meta"):  # no memory for weights: they are the agent's own
+        template = build(kind, config, learner_spec(agent.spec, agent.transforms), 0)
+        policy = template.policy()
+    full = {id(parameter): name for name, parameter in template.named_parameters()}
+    needed = dict(policy.named_parameters())
+    seeds = (len(agent.seeds),) if len(agent.seeds) > 1 else ()
+    shapes = {name: tuple(value.shape) for name, value in agent.parameters.items()}
+    if shapes != {name: (*seeds, *parameter.shape) for name, parameter in needed.items()}:
+        raise ConfigError(f"{', '.join(changes)}: a policy with these settings has other weights than were learned; train one with them")
+    weights = {full[id(parameter)]: agent.parameters[name] for name, parameter in needed.items()}
+    return Agent(agent.name, template, weights, agent.spec, agent.transforms, agent.seeds, agent.categories)
+
+
+def settings_of(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """Returns settings told as `name=value` on a command line; a value is JSON (`5`, `true`, `[[0, 4]]`) or else a word. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"{flag} has '{word}'; expected name=value, such as horizon=5")
+        try:
+            found[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            found[name.replace("-", "_")] = value
+    return found
