@@ -110,3 +110,13 @@ def test_constraints_that_were_only_ever_met_alone_are_met_together() -> None:
     east, north, both = met(2.0, 1, 0), met(2.0, 0, 1), met(2.0, 1, 1)
     assert east[0] > 0.95 and east[1] < 0.05 and north[1] > 0.95 and north[0] < 0.05
     assert both[2] > 0.9
+
+    learner.template.config = dataclasses.replace(learner.template.config, guidance=2.0, asked=(1, 1), replan_every=HORIZON - 1)
+    with holding(learner.template, learner.parameters_of(0)):
+        policy: Any = learner.template.policy()
+        noise = policy.noise(PROBES).draw(1, torch.Generator().manual_seed(0))[0]
+        x, memory = torch.zeros(PROBES, 2), policy.memory(PROBES)
+        for _ in range(HORIZON - 1):
+            actions, memory = policy.step(x, torch.zeros(PROBES), memory, noise)
+            x = x + actions / 5
+    assert (x > 0.3).all(1).float().mean() > 0.75, "and not only in plans: it is walked to, by actions that add up their errors"

@@ -78,8 +78,8 @@ class DecisionDiffuserConfig:
     """of the inverse dynamics"""
     target_rate: Rate = 0.005
     """step of the moving averages that act"""
-    target_every: Count = 10
-    """steps of learning from one update of the averages to the next"""
+    target_every: Count = 1
+    """steps of learning from one update of the averages to the next (the authors: 10, of a million)"""
     learning_rate: Positive = 2e-4
 
 

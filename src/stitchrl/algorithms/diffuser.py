@@ -69,8 +69,8 @@ class DiffuserConfig:
     """(d, e): dimension d of a plan's last state is what dimension e of the observation tells; ((0, 4), (1, 5)) in PointMaze"""
     target_rate: Rate = 0.005
     """step of the moving averages that plan"""
-    target_every: Count = 10
-    """steps of learning from one update of the averages to the next"""
+    target_every: Count = 1
+    """steps of learning from one update of the averages to the next (the authors: 10, of a million)"""
     learning_rate: Positive = 2e-4
 
 

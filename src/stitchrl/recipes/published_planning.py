@@ -20,9 +20,9 @@ ASKED: dict[str, tuple[float, float]] = {
     "hopper/medium-expert": (0.95, 1.2), "hopper/medium": (0.7, 4.4), "hopper/medium-replay": (0.6, 6.0),
     "walker2d/medium-expert": (1.0, 1.2), "walker2d/medium": (0.75, 6.0), "walker2d/medium-replay": (0.75, 2.4),
 }  # fmt: skip
-# Small enough for a CPU: ours, measured on PointMaze (benchmarks/scores/PLANNING.md).
+# Small enough for a CPU: ours, not published.
 _SMALL: dict[str, Any] = {
-    "horizon": 32, "width": 16, "multipliers": (1, 2, 4), "target_every": 1, "target_rate": 0.01, "learning_rate": 1e-3, "replan_every": 8,
+    "horizon": 32, "width": 16, "multipliers": (1, 2, 4), "target_rate": 0.01, "learning_rate": 1e-3, "replan_every": 8,
 }  # fmt: skip
 
 
@@ -34,7 +34,7 @@ def diffuser_locomotion() -> Recipe:
     settings = {
         "horizon": 32, "diffusion_steps": 20, "width": 32, "multipliers": (1, 2, 4, 8), "action_weight": 10.0, "discount": 0.997,
         "termination_penalty": 100.0, "guide_scale": 0.1, "guide_unit": "returns", "guide_steps": 2, "unguided_steps": 2, "candidates": 64,
-        "learning_rate": 2e-4,
+        "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
     return Recipe("diffuser", settings)
 
@@ -70,7 +70,7 @@ def decision_diffuser_locomotion() -> Recipe:
     """Decision Diffuser, arXiv:2211.15657, and the authors' code (a million steps in batches of 64); returns there are divided by 400 on Hopper."""
     settings = {
         "horizon": 100, "diffusion_steps": 200, "width": 128, "multipliers": (1, 4, 8), "condition_dropout": 0.25, "guidance": 1.2,
-        "target": 0.9, "temperature": 0.5, "hidden": (256, 256), "learning_rate": 2e-4,
+        "target": 0.9, "temperature": 0.5, "hidden": (256, 256), "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
     return Recipe("decision_diffuser", settings)
 
@@ -83,7 +83,7 @@ def decision_diffuser_on(dataset: str) -> Recipe:
     target, guidance = ASKED[dataset]
     settings: dict[str, Any] = {
         "horizon": 32, "diffusion_steps": 20, "network": "dit", "width": 320, "depth": 2, "heads": 10, "discount": 0.997, "next_weight": 10.0,
-        "temperature": 0.5, "sampler": "ddim", "target_every": 1, "target_rate": 1e-4,
+        "temperature": 0.5, "sampler": "ddim", "target_rate": 1e-4,
     }  # fmt: skip
     return Recipe("decision_diffuser", settings | {"target": target, "guidance": guidance})
 
