@@ -34,6 +34,8 @@ class Plan:
     """draw the plans' noise anew instead of taking the policy's fixed one"""
     seed: Natural = 20_000
     """of the first episode"""
+    settings: tuple[str, ...] = ()
+    """of the algorithm, changed for planning with the weights as they are: name=value, such as horizon=40"""
     to: Path | None = None
     """directory of the pictures; the run's own unless told"""
 
@@ -63,12 +65,15 @@ def _plans(a: Plan) -> Plans:
     from stitchrl.core.spec import Discrete
     from stitchrl.environments.make import make
     from stitchrl.environments.maze_walls import MazeWalls, walls_of
+    from stitchrl.evaluation.acting_settings import acting_with, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.seen_plans import seen_plans
     from stitchrl.report.plan_views import Plans
     from stitchrl.verbs.evaluate import environment_of
 
     agent = load(a.run)
+    if a.settings:
+        agent = acting_with(agent, settings_of(a.settings, "--settings"))
     id, options, _ = environment_of(a.run, a.env)
     check_task(agent.spec, id, options)
     world = make(id, **options)
