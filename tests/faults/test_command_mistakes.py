@@ -215,3 +215,19 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
         assert (tmp_path / file).stat().st_size > 1_000
     behaviour = do("data", "collect", "CartPole-v1", "--to", "second.npz", "--episodes", 2, "--behaviour", "a", "random", "--epsilon", 0.1)
     assert "in 2 episodes" in behaviour
+
+
+def test_returns_are_asked_for_and_drawn_in_the_report(tmp_path: Path) -> None:
+    def do(*arguments: object) -> str:
+        return stitchrl(tmp_path, *arguments).succeeded().out
+
+    do("data", "collect", "CartPole-v1", "--to", "log.npz", "--episodes", 10)
+    small = "--settings.width 8 --settings.layers 1 --settings.context 4 --steps 4 --batch-size 4 --evaluation.episodes 1 --logging.no-tensorboard"
+    do("train", "decision_transformer", "--data", "log.npz", "--run", "run", *small.split())
+    told = do("evaluate", "run", "--targets", "-5", "20", "--episodes", 2)
+    written = json.loads((tmp_path / "run" / "asked_returns.json").read_text())
+    assert written["asked"] == [-5, 20] and np.shape(written["returns"]) == (1, 2, 2)
+    assert f"-5 -> {np.mean(written['returns'][0][0]):.4g}, 20 -> {np.mean(written['returns'][0][1]):.4g}; 2 episodes" in told
+    assert "Asked and obtained" in (tmp_path / "run" / "report.html").read_text()
+    words = "--discount is 0.9 and has no effect with --targets"
+    stitchrl(tmp_path, "evaluate", "run", "--targets", "20", "--discount", "0.9").refused(words)

@@ -22,6 +22,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.asked_returns import asked_returns
 from stitchrl.evaluation.playing import play
 from stitchrl.report.run import run_page, write_run_report
+from stitchrl.verbs.evaluate import _targets
 
 STEPS, EPISODES = 8, 400
 SETTINGS = {
@@ -127,6 +128,9 @@ def test_who_cannot_be_asked_says_so(tmp_path: Path) -> None:
     )
     with pytest.raises(ConfigError, match="shifted rewards.*no target has a meaning"):
         asked_returns(shifted.agent, lambda: Levels(True), [1.0])
+    assert _targets(("auto",)) is None and _targets(("-3", "1e2")) == [-3.0, 100.0]
+    with pytest.raises(ConfigError, match="--targets is auto 20; expected returns in the task's units, or auto alone"):
+        _targets(("auto", "20"))
     with pytest.raises(ConfigError, match="expected at least one finite return"):
         asked_returns(
             stitchrl.train("decision_transformer", log(True), run=tmp_path / "ok", settings=SETTINGS, training=training).agent,
