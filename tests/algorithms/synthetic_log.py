@@ -66,8 +66,8 @@ QUICK: dict[str, dict[str, Any]] = {
         "context": 5, "width": 16, "layers": 2, "heads": 2, "longest_episode": 25, "return_scale": 5.0, "warmup_steps": 10,
         "learning_rate": 1e-3,
     },  # fmt: skip
-    "decision_diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1, 2), "target_every": 2, "hidden": ()},
-    "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1, 2), "candidates": 2, "target_every": 2},
+    "decision_diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1,), "target_every": 2, "hidden": ()},
+    "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1,), "candidates": 2, "target_every": 2},
     "trajectory_transformer": {
         "bins": 4, "sequence": 3, "context": 2, "width": 8, "layers": 1, "heads": 2, "beam_width": 3, "horizon": 2, "warmup_steps": 5,
     },
