@@ -56,7 +56,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "trajectory_transformer/box": [
         {"planning": "likelihood", "goal": ((0, 3), (1, 4)), "dropout": 0.0, "prefix_context": False, "discretization": "uniform"}
     ],
-    "trajectory_transformer/discrete": [{"drawn": "likeliest", "replan_every": 2, "observation_choices": 2}],
+    "trajectory_transformer/discrete": [{"drawn": "likeliest", "replan_every": 2}],
 }
 # Settings of one algorithm that make it quick to train.
 QUICK: dict[str, dict[str, Any]] = {
