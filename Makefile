@@ -51,7 +51,7 @@ format: $(VENV)/.test  ## rewrite the files as ruff would have them
 # d3rlpy 2.8.1 asks for gymnasium 1.0.0; the second line gives both sides of a comparison the same environments.
 $(PEERS)/.installed: Makefile
 	@test -x $(PEERS)/bin/python || $(PYTHON) -m venv $(PEERS)
-	$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install $(TORCH) d3rlpy==2.8.1 "gymnasium[mujoco]"
+	$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install $(TORCH) d3rlpy==2.8.1 transformers==5.23.0 "gymnasium[mujoco]"
 	$(PEERS)/bin/python -m pip --disable-pip-version-check -qq install --no-deps gymnasium==1.4.0
 	@touch $@
 
