@@ -57,6 +57,6 @@ def diffusion_policy() -> Recipe:
 
 
 def diffusion_policy_small() -> Recipe:
-    """The same for a CPU: a sixty-fourth of the weights and ten steps of a solver where it acts. Not published: ours."""
+    """The same for a CPU: a sixtieth of the weights and ten steps of a solver where it acts. Not published: ours."""
     settings = {"width": 32, "learning_rate": 1e-3, "sampler": "dpm_solver++", "sampling_steps": 10}
     return Recipe("diffusion_policy", settings, Preprocessing(standardize_observations=True))
