@@ -122,11 +122,39 @@ _SEQUENCES: dict[str, Size] = {
     ),
     "diffusion_ql": Size({}, 5_000, evaluations=2, milliseconds=65.0),
 }  # fmt: skip
+# A pendulum has three numbers to see and one to move: networks of a quarter of the width, a fifth of the steps in an episode.
+_SMALL_SEQUENCES: dict[str, Size] = {
+    "decision_transformer": Size(
+        {
+            "context": 10, "width": 64, "layers": 2, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 300, "target_return": None,
+            "return_scale": 500.0, "longest_episode": 200,
+        },
+        4_000, 64, milliseconds=20.0,
+    ),
+    "trajectory_transformer": Size(
+        {
+            "width": 64, "layers": 2, "heads": 2, "sequence": 10, "warmup_steps": 300, "dropout": 0.0, "beam_width": 32, "horizon": 8,
+            "context": 3, "learning_rate": 1e-3,
+        },
+        4_000, 64, evaluations=1, milliseconds=60.0,
+    ),
+    "decision_diffuser": Size(
+        {
+            "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "diffusion_steps": 50, "sampler": "dpm_solver++", "sampling_steps": 10,
+            "replan_every": 1, "hidden": (128, 128), "learning_rate": 1e-3,
+        },
+        6_000, 32, evaluations=1, milliseconds=40.0,
+    ),
+    "diffusion_ql": Size({"hidden": (128, 128)}, 6_000, evaluations=2, milliseconds=30.0),
+    "idql": Size({"width": 128, "hidden": (128, 128), "acting_candidates": 16}, 6_000, evaluations=2, milliseconds=25.0),
+}  # fmt: skip
 
 
 def _sequences() -> Suite:
     methods = ("bc", "filtered_bc", *_SEQUENCES)
     tasks = [Task(f"hopper/{level}", methods, 10_000, sizes=_SEQUENCES) for level in ("medium-expert", "medium-replay")]
+    small = ("bc", "filtered_bc", "iql", *_SMALL_SEQUENCES)
+    tasks.append(Task("pendulum/mixed", small, 6_000, episodes=20, sizes=_SMALL_SEQUENCES, milliseconds=3.0))
     return Suite("sequences", "sequence models and diffusion beside cloning, small networks: four hours of one core", tuple(tasks), seeds=3)
 
 
