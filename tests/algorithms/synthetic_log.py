@@ -69,7 +69,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "decision_diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1,), "target_every": 2, "hidden": ()},
     "diffuser": {"horizon": 6, "diffusion_steps": 4, "width": 16, "multipliers": (1,), "candidates": 2, "target_every": 2},
     "trajectory_transformer": {
-        "bins": 4, "sequence": 3, "context": 2, "width": 8, "layers": 1, "heads": 2, "beam_width": 3, "horizon": 2, "warmup_steps": 5,
+        "bins": 4, "sequence": 3, "context": 2, "width": 8, "layers": 1, "heads": 2, "beam_width": 3, "horizon": 2, "dropped_mass": 0.0,
+        "warmup_steps": 5,
     },
 }  # fmt: skip
 
