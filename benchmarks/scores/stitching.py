@@ -12,6 +12,7 @@ import datetime
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,39 @@ GRID: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {"reward_scale": 10.0},
     ),
     "cql": ("cql", SMALL | {"critic_learning_rate": 1e-3, "conservatism": 1.0, "discount": 0.95}, {"steps": 6_000}, {"reward_scale": 10.0}),
-}
-MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {}
+    "decision_transformer": (
+        "decision_transformer",
+        {"context": 20, "width": 64, "layers": 2, "heads": 2, "dropout": 0.0, "return_scale": 1.0, "warmup_steps": 200, "learning_rate": 1e-3},
+        {"steps": 2_000},
+        {},
+    ),
+    "trajectory_transformer": (
+        "trajectory_transformer",
+        {
+            "width": 48, "layers": 2, "heads": 2, "sequence": 10, "dropout": 0.0, "warmup_steps": 50, "weight_decay": 0.0, "discount": 0.99,
+            "beam_width": 32, "horizon": 10, "prefix_context": False, "dropped_mass": 0.1, "learning_rate": 3e-3,
+        },
+        {"steps": 1_000},
+        {},
+    ),
+    "diffuser": (
+        "diffuser",
+        {
+            "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "candidates": 16, "discount": 0.95, "learning_rate": 1e-3, "replan_every": 2,
+        },
+        {"steps": 4_000, "batch_size": 32},
+        {},
+    ),
+}  # fmt: skip
 LOGS = {"gridworld/stitch": GRID}
+# the same weights, acting otherwise
+OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
+    "trajectory_transformer": {
+        "trajectory_transformer, greedy": {"planning": "none"},
+        "trajectory_transformer, past in view": {"prefix_context": True},
+    },
+    "diffuser": {"diffuser, not guided": {"guide_scale": 0.0, "candidates": 1}},
+}
 
 
 def main() -> None:
@@ -72,25 +103,26 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
         learner.advance()
     learner.check()
     learned = time.perf_counter() - began
-    agent = Agent(algorithm, learner.template, learner.update.parameters, data.spec, transforms, made.seeds)
     environment, options = str(dataset.metadata["environment"]), dict(dataset.metadata["environment_options"] or {})
-    found = play(agent, environment, episodes=episodes, seed=30_000, parallel=50, processes=1, environment_options=options)
     reference = reference_for(environment, dataset.metadata)
     assert reference is not None
-    for i, seed in enumerate(made.seeds):
-        row = {
-            "log": log, "method": method, "seed": seed, "return": float(found.returns[i].mean()),
-            "score": float(np.mean(normalized_score(found.returns[i], reference))), "length": float(found.lengths[i].mean()),
-            "success": None if found.successes is None else float(found.successes[i].mean()),
-            "log_score": float(np.mean(normalized_score(dataset.returns(), reference))),
-            "episodes": episodes, "settings": settings, "training": training, "preprocessing": preprocessing,
-            "training_seconds": round(learned), "rollout_seconds": round(found.seconds), "version": __version__, "torch": torch.__version__,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv),
-        }  # fmt: skip
-        with RAW.open("a") as file:
-            file.write(json.dumps(row) + "\n")
-    scores = normalized_score(found.returns, reference).mean(1)
-    print(log, method, np.round(scores, 1), f"{learned:.0f} s + {found.seconds:.0f} s", flush=True)
+    told: dict[str, Any] = {
+        "log": log, "log_score": float(np.mean(normalized_score(dataset.returns(), reference))), "episodes": episodes, "settings": settings,
+        "training": training, "preprocessing": preprocessing, "training_seconds": round(learned), "version": __version__,
+        "torch": torch.__version__, "command": " ".join(sys.argv),
+    }  # fmt: skip
+    for name, changes in {method: {}, **OTHERWISE.get(method, {})}.items():
+        learner.template.config = replace(made.settings, **changes)
+        agent = Agent(algorithm, learner.template, learner.update.parameters, data.spec, transforms, made.seeds)
+        found = play(agent, environment, episodes=episodes, seed=30_000, parallel=50, processes=1, environment_options=options)
+        scores = normalized_score(found.returns, reference).mean(1)
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        for i, seed in enumerate(made.seeds):
+            row = {"method": name, "seed": seed, "return": float(found.returns[i].mean()), "score": float(scores[i])}
+            row |= {"length": float(found.lengths[i].mean()), "acting": changes, "rollout_seconds": round(found.seconds), "date": date}
+            with RAW.open("a") as file:
+                file.write(json.dumps(row | told) + "\n")
+        print(log, name, np.round(scores, 1), f"{learned:.0f} s + {found.seconds:.0f} s", flush=True)
 
 
 def page(rows: list[dict[str, Any]]) -> str:

@@ -226,7 +226,7 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
     _, config = algorithms.find(recipe.algorithm)
     settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
     settings |= size.settings
-    batch = {} if size.batch_size is None else {"batch_size": size.batch_size}
+    batch: dict[str, Any] = {} if size.batch_size is None else {"batch_size": size.batch_size}
     return plan(
         recipe.algorithm,
         settings=settings,
