@@ -1,6 +1,9 @@
-"""Trains the agents whose rollouts are the locomotion logs: our own online SAC, a policy kept every 10,000 steps with what it earned.
+"""Trains the agents whose rollouts are the locomotion and Atari logs: online, a policy kept every 10,000 steps with what it earned.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py HalfCheetah-v5 --steps 200000 --out /tmp/behaviours/halfcheetah
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py stitchrl/PongPositions-v0 --steps 300000 --out /tmp/behaviours/pong
+
+Robots by our SAC; Pong and Breakout by Q-learning on the places of ball and paddle, with a hint: a little reward for being near the ball.
 
 Writes OUT/step_N/ (a saved policy) and a line of OUT/returns.jsonl for each. Which of them ship is chosen by `ship.py` from those lines.
 """
@@ -13,6 +16,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +24,9 @@ from stitchrl import __version__
 from stitchrl.algorithms import find
 from stitchrl.online import Online, OnlineLearner
 from stitchrl.training.learner import Training
+
+ATARI: dict[str, Any] = {"hidden": (128, 128), "learning_rate": 3e-4, "ensemble": 2, "discount": 0.98}
+HINT = {"tracking": 0.05}
 
 
 def main() -> None:
@@ -35,8 +42,11 @@ def main() -> None:
     torch.set_num_threads(1)
     a.out.mkdir(parents=True, exist_ok=True)
     training = Training(steps=a.steps, batch_size=a.batch_size, compile="on")
+    atari = "Positions" in a.environment
+    algorithm, settings = ("q_learning", ATARI) if atari else ("sac", {})
+    online = Online(random_steps=5_000, capacity=a.steps, epsilon_steps=30_000, epsilon_end=0.02)
     learning = OnlineLearner(
-        "sac", find("sac")[1](), a.environment, a.seed, training, Online(random_steps=5_000, capacity=a.steps), torch.device("cpu")
+        algorithm, find(algorithm)[1](**settings), a.environment, a.seed, training, online, torch.device("cpu"), HINT if atari else None
     )
     began = time.perf_counter()
     explored: list[float] = []

@@ -58,29 +58,6 @@ TASKS: dict[str, dict[str, Any]] = {
         "check_every": 500,
         "levels": {"medium": 150.0, "expert": 495.0},
     },
-    # seen by the places of ball and paddles, which a CPU learns in minutes; the logs hold the frames
-    "pong": {
-        "algorithm": "q_learning",
-        "environment": "stitchrl/PongPositions-v0",
-        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 500, "discount": 0.98},
-        "options": {"tracking": 0.05},
-        "training": {"steps": 300_000, "batch_size": 64, "compile": "on"},
-        "online": {"epsilon_steps": 20_000, "epsilon_end": 0.03, "random_steps": 2_000},
-        "check_every": 10_000,
-        "episodes": 2,
-        "levels": {"medium": -5.0, "expert": 12.0},
-    },
-    "breakout": {
-        "algorithm": "q_learning",
-        "environment": "stitchrl/BreakoutPositions-v0",
-        "settings": {"hidden": (128, 128), "learning_rate": 5e-4, "target_rate": 1.0, "target_every": 500, "discount": 0.98},
-        "options": {"tracking": 0.05},
-        "training": {"steps": 300_000, "batch_size": 64, "compile": "on"},
-        "online": {"epsilon_steps": 20_000, "epsilon_end": 0.03, "random_steps": 2_000},
-        "check_every": 10_000,
-        "episodes": 5,
-        "levels": {"medium": 8.0, "expert": 20.0},
-    },
 }
 
 
@@ -98,13 +75,11 @@ def train(name: str, task: dict[str, Any], seed: int) -> None:
     torch.set_num_threads(1)
     began = time.perf_counter()
     settings = find(task["algorithm"])[1](**task["settings"])
-    training, online = Training(**{"compile": "off"} | task["training"]), Online(**task["online"])
+    training, online = Training(compile="off", **task["training"]), Online(**task["online"])
     with tempfile.TemporaryDirectory() as scratch:
         reached = learn_online(
             task["algorithm"], task["environment"], Path(scratch), settings=settings, training=training, online=online, seed=seed,
-            levels=task["levels"], check_every=task["check_every"], episodes=task.get("episodes", 10), options=task.get("options"),
-            device=torch.device("cpu"),
-            show=lambda step, mean: print(step, mean, flush=True),
+            levels=task["levels"], check_every=task["check_every"], device=torch.device("cpu"),
         )  # fmt: skip
         for level in task["levels"]:
             target = OUT / f"{name}-{level}"

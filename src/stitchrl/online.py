@@ -150,15 +150,13 @@ def learn_online(
     check_every: int = 1_000,
     episodes: int = 10,
     show: Callable[[int, float], None] | None = None,
-    options: Mapping[str, Any] | None = None,
 ) -> dict[str, float]:
     """Returns the mean return at which each named policy was saved under `directory/NAME`.
 
     `levels` maps names to the mean return, over `episodes` without exploration, at which to save a policy; it is looked at every
-    `check_every` steps. `options` are of the environment that is learned in, not of that in which episodes are judged. Learning ends when
-    all are reached. Raises ConfigError if one is not within `training.steps`.
+    `check_every` steps. Learning ends when all are reached. Raises ConfigError if one is not within `training.steps`.
     """
-    learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device, options)
+    learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device)
     reached: dict[str, float] = {}
     for step in range(check_every, training.steps + 1, check_every):
         learning.run(step)
