@@ -323,7 +323,8 @@ def load(directory: Path) -> Agent:
         raise CheckpointError(f"{directory}/config.json: describes no policy that can be built ({str(error)[:300]})") from None
     names = _names(template.policy(), template)
     _check_tensors(tensors, names, template, len(config["seeds"]), directory)
-    wide = {names[k]: v.float() if v.dtype == torch.float16 else v for k, v in tensors.items()}  # exact: float32 holds every float16
+    # exact: float32 holds every float16. In memory of their own: convolutions round by where their weights begin
+    wide = {names[k]: v.float() if v.dtype == torch.float16 else v.clone() for k, v in tensors.items()}
     return Agent(config["algorithm"], template, wide, spec, transforms, config["seeds"], categories)
 
 
