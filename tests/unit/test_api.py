@@ -70,8 +70,14 @@ def test_every_algorithm_has_a_name_in_python_and_no_other_name_has() -> None:
         "TD3BC": "td3_bc",
         "CalQL": "cal_ql",
         "FQL": "fql",
+        "DecisionTransformer": "decision_transformer",
+        "TrajectoryTransformer": "trajectory_transformer",
+        "DecisionDiffuser": "decision_diffuser",
+        "DiffusionPolicy": "diffusion_policy",
+        "DiffusionQL": "diffusion_ql",
+        "Diffuser": "diffuser",
     }
-    made |= {name: name.lower() for name in ("AWAC", "BCQ", "EDAC", "ReBRAC", "GCIVL", "HIQL", "QRL", "CRL")}
+    made |= {name: name.lower() for name in ("AWAC", "BCQ", "EDAC", "ReBRAC", "GCIVL", "HIQL", "QRL", "CRL", "IDQL")}
     assert set(algorithms.names()) == set(made.values())
     for name, algorithm in made.items():
         assert getattr(stitchrl, name)().algorithm == algorithm
