@@ -50,9 +50,9 @@ GRID: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "diffuser": (
         "diffuser",
         {
-            "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "candidates": 16, "discount": 0.95, "learning_rate": 1e-3, "replan_every": 2,
+            "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "candidates": 4, "discount": 0.95, "learning_rate": 1e-3, "replan_every": 4,
         },
-        {"steps": 4_000, "batch_size": 32},
+        {"steps": 2_500, "batch_size": 32},
         {},
     ),
 }  # fmt: skip
