@@ -10,6 +10,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes import (
     antmaze_logs,
+    atari_logs,
     control_logs,
     goal_maze_logs,
     gridworld_logs,
@@ -21,7 +22,17 @@ from stitchrl.recipes import (
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 # each says `recipes() -> list[DatasetRecipe]`
-_MODULES = (highway_logs, icu_sepsis_logs, gridworld_logs, pointmaze_logs, goal_maze_logs, control_logs, locomotion_logs, antmaze_logs)
+_MODULES = (
+    highway_logs,
+    icu_sepsis_logs,
+    gridworld_logs,
+    pointmaze_logs,
+    goal_maze_logs,
+    control_logs,
+    locomotion_logs,
+    antmaze_logs,
+    atari_logs,
+)
 
 
 def available() -> dict[str, DatasetRecipe]:

@@ -7,6 +7,7 @@ import pytest
 
 from stitchrl.environments.atari_positions import FEATURES, GAMES, Game, positions
 from stitchrl.environments.make import make, spec_of
+from stitchrl.recipes.named_behaviours import behaviour
 
 
 def test_drawn_paddles_and_ball_are_found() -> None:
@@ -49,3 +50,18 @@ def test_in_the_game_itself_our_paddle_goes_where_it_is_sent(game: Game) -> None
     world.close()
     up_or_left, down_or_right = (places[0], places[1]) if game == "pong" else (places[1], places[0])
     assert up_or_left < -0.5 < 0.5 < down_or_right
+
+
+def test_the_shipped_agent_plays_breakout_from_frames() -> None:
+    world = make(GAMES["breakout"])
+    acting = behaviour("breakout-expert", spec_of(world), world)
+    seen, _ = world.reset(seed=0)
+    earned, generator = 0.0, np.random.default_rng(0)
+    for _ in range(300):
+        actions, _ = acting.act(np.asarray(seen)[None], generator)
+        seen, reward, terminal, timeout, _ = world.step(int(actions[0]))
+        earned += float(reward)
+        if terminal or timeout:
+            break
+    world.close()
+    assert earned >= 4, "uniformly random actions earn 1.2 in a whole game"
