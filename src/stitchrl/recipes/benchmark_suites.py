@@ -145,7 +145,9 @@ _SMALL_SEQUENCES: dict[str, Size] = {
         },
         6_000, 32, evaluations=1, milliseconds=40.0,
     ),
-    "diffusion_ql": Size({"hidden": (128, 128)}, 6_000, evaluations=2, milliseconds=30.0),
+    "diffusion_ql": Size(
+        {"hidden": (128, 128), "learning_rate": 1e-3, "learning_schedule": "constant", "discount": 0.95}, 6_000, evaluations=2, milliseconds=30.0
+    ),
     "idql": Size({"width": 128, "hidden": (128, 128), "acting_candidates": 16}, 6_000, evaluations=2, milliseconds=25.0),
 }  # fmt: skip
 
