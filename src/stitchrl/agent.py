@@ -26,7 +26,7 @@ from stitchrl.core.policy import Memory
 from stitchrl.core.policy_calls import FreshMemory, LogProbabilities, NextStep, Probabilities
 from stitchrl.core.settings import read_settings, to_json
 from stitchrl.core.spec import Discrete, Spec, is_image
-from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state
+from stitchrl.data.transforms import Affine, apply, from_state, learner_spec, to_state, undo
 
 FORMAT = 1
 NOISE_AT_ONCE = 2**25  # random numbers of a draw: 128 MB a seed
@@ -93,10 +93,7 @@ class Agent:
         if isinstance(self.spec.action, Discrete):
             return actions
         flat = actions.reshape(seeds * count, *self.spec.action.shape)
-        for transform in reversed(self.transforms):
-            if transform.column == "actions":
-                flat = transform.inverse(flat)
-        return flat.reshape(seeds, count, *self.spec.action.shape)
+        return undo(self.transforms, "actions", flat).reshape(seeds, count, *self.spec.action.shape)
 
     def predict(self, observations: np.ndarray, *, seed: int | None = None, sampled: bool = False) -> np.ndarray:
         """Returns actions `[N, *A]` of one seed (the first unless told) for observations `[N, *O]`; raises DataError for other shapes.

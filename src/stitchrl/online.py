@@ -126,10 +126,7 @@ class OnlineLearner:
     def _outside(self, action: np.ndarray) -> Any:
         if isinstance(self.spec.action, Discrete):
             return int(action)
-        x = action[None]
-        for transform in reversed(self.transforms):
-            x = transform.inverse(x)
-        return x[0]
+        return scales.undo(self.transforms, "actions", action[None])[0]
 
     def _row(self, observation: Any, action: np.ndarray, reward: float, terminated: bool, next_observation: Any) -> np.ndarray:
         parts = [observation, action, reward, terminated, next_observation]

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from stitchrl.algorithms.bcq import BCQ, ROWS_AT_ONCE, BCQConfig
+from stitchrl.algorithms.bcq import BCQ, BCQConfig
 from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
+from stitchrl.nn.candidate_actions import ROWS_AT_ONCE
 from tests.algorithms.test_losses import CHOICE, ONE, TWO, batch, linear, losses, made
 
 PHI, LAMBDA = 0.2, 0.75

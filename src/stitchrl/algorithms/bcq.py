@@ -22,6 +22,7 @@ from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positiv
 from stitchrl.core.spec import Box, Spec
 from stitchrl.nn.actors import CategoricalActor
 from stitchrl.nn.autoencoder import ActionAutoencoder, Decoder
+from stitchrl.nn.candidate_actions import chosen, in_pieces
 from stitchrl.nn.mlp import MLP, Critic
 
 CONTINUOUS_ONLY = (
@@ -29,7 +30,6 @@ CONTINUOUS_ONLY = (
     "autoencoder_hidden", "autoencoder_learning_rate",
 )  # fmt: skip
 DISCRETE_ONLY = ("threshold", "logit_penalty")
-ROWS_AT_ONCE = 256  # observations whose candidates are valued together: 100 of each through 750 units are 77 MB
 
 
 @final
@@ -94,18 +94,13 @@ class CandidatePolicy(Policy):
         return Normal((size, self.candidates, self.decoder.latent))
 
     def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        if noise is None:
-            weight = next(self.critic.parameters())
-            noise = self.fixed.to(weight.device, weight.dtype).expand(len(observations), -1, -1)
-        pieces = zip(observations.split(ROWS_AT_ONCE), noise.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._best(s, z) for s, z in pieces])
+        return in_pieces(self._best, observations, noise, self.fixed, next(self.critic.parameters()))
 
     def _best(self, s: Tensor, noise: Tensor) -> Tensor:
         z = noise.transpose(0, 1).clamp(-self.latent_bound, self.latent_bound)  # [K, B, Z]
         s = s.expand(len(z), *s.shape)
         a: Tensor = self.perturbation(s, self.decoder(s, z))  # [K, B, A]
-        best = self.critic(s, a)[0].argmax(0)  # [B]
-        return a.gather(0, best.unsqueeze(-1).expand(a.shape[1:]).unsqueeze(0)).squeeze(0)
+        return chosen(a, self.critic(s, a)[0])
 
     def log_probabilities(self, observations: Tensor, actions: Tensor) -> Tensor:
         raise TypeError("batch-constrained Q-learning takes the best of drawn candidates: the density of its actions is not known")

@@ -26,7 +26,7 @@ from stitchrl.nn.denoisers import DiT, TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws, sample
 from stitchrl.nn.mlp import MLP
 from stitchrl.nn.noise_schedules import Prediction, SamplerName, Schedule, ScheduleKind, chain
-from stitchrl.nn.planning import Measured, TrajectoryModel, check_horizon, held, no_plans, remaining, renewed
+from stitchrl.nn.planning import Measured, TrajectoryModel, begun, check_horizon, held, no_plans, renewed
 
 
 @final
@@ -202,13 +202,9 @@ class DecisionDiffuserPolicy(Policy):
 
     def _path(self, s: Tensor, noise: Tensor, before: Tensor | None, target: Tensor) -> Tensor:
         """The way from noise to plans, `[J, N, T, C]`, from states `[N, C]`; before: the plans to begin from; target `[N]`."""
-        steps, c = self.steps, self.config
+        c = self.config
         z = c.temperature * noise.transpose(0, 1)  # [draws, N, T, C]
-        start, later = z[0], z[1:]
-        if before is not None:  # as much noise as is then taken away
-            steps = remaining(steps, c.warm_start_steps)
-            start = steps[0].signal * before + steps[0].deviation * start
-            later = later[len(later) - draws(steps) :]
+        steps, start, later = begun(self.steps, z, before, c.warm_start_steps)
         present = torch.arange(c.horizon, device=s.device).unsqueeze(-1) == 0  # [T, 1]
         values, told = asked_of(c, target)
         diffusion = self.plans.model.diffusion

@@ -15,7 +15,6 @@ from torch.nn import functional
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
 from stitchrl.core.batch import BatchKind
-from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
@@ -25,7 +24,7 @@ from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.denoisers import TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.noise_schedules import Chain, Prediction, SamplerName, Schedule, ScheduleKind, Step, chain
-from stitchrl.nn.planning import TrajectoryModel, check_horizon, held, no_plans, remaining, renewed
+from stitchrl.nn.planning import TrajectoryModel, begun, check_goal, check_horizon, held, no_plans, renewed, wanted
 from stitchrl.nn.temporal_value import TemporalValue
 
 
@@ -131,14 +130,11 @@ class DiffuserPolicy(Policy):
 
     def _path(self, observations: Tensor, noise: Tensor, before: Tensor | None) -> tuple[Tensor, Tensor]:
         """The way from noise to plans, `[J, N K, T, C]`, and the plans' values `[N, K]`; before `[N, T, C]`: the plans to begin from."""
-        steps, candidates = self.steps, self.config.candidates
+        candidates = self.config.candidates
         known, is_known = self._known(observations, noise)
         z = noise.transpose(0, 1).flatten(1, 2)  # [draws, N K, T, C]
-        start, later = z[0], z[1:]
-        if before is not None:  # as much noise as is then taken away
-            steps = remaining(steps, self.config.warm_start_steps)
-            start = steps[0].signal * before.repeat_interleave(candidates, 0) + steps[0].deviation * start
-            later = later[len(later) - draws(steps) :]
+        before = None if before is None else before.repeat_interleave(candidates, 0)
+        steps, start, later = begun(self.steps, z, before, self.config.warm_start_steps)
 
         def hold(x: Tensor) -> Tensor:
             return torch.where(is_known, known, x)
@@ -155,11 +151,8 @@ class DiffuserPolicy(Policy):
         known, is_known = noise.new_zeros(len(s), *self.plan), torch.zeros(self.plan, dtype=torch.bool, device=s.device)
         known[:, 0, : self.size], is_known[0, : self.size] = s, True
         if self.config.goal:
-            wanted = observations.clone()
-            for d, e in self.config.goal:
-                wanted[:, d] = observations[:, e]
             at = [d for d, _ in self.config.goal]
-            known[:, -1, at], is_known[-1, at] = limits.encode(wanted, noise)[:, at], True
+            known[:, -1, at], is_known[-1, at] = limits.encode(wanted(self.config.goal, observations), noise)[:, at], True
         return known.repeat_interleave(self.config.candidates, 0), is_known
 
     def log_probabilities(self, observations: Tensor, actions: Tensor) -> Tensor:
@@ -211,7 +204,7 @@ class Diffuser(Algorithm):
     def __init__(self, config: DiffuserConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         c = config
-        check_goal(c, spec)
+        check_goal(c.goal, spec)
         channels = sum(space.n if isinstance(space, Discrete) else space.size for space in (spec.observation, spec.action))
         diffusion = Diffusion(TemporalUnet(channels, c.width, c.multipliers), Schedule(c.schedule, c.diffusion_steps), c.prediction)
         self.denoiser = TrajectoryModel(diffusion, spec.observation, spec.action)
@@ -277,17 +270,3 @@ class Diffuser(Algorithm):
 
     def policy(self) -> Policy:
         return DiffuserPolicy(self.ema_denoiser, self.ema_value, self.config)
-
-
-def check_goal(c: DiffuserConfig, spec: Spec) -> None:
-    """Raises ConfigError where the goal names dimensions that an observation does not have."""
-    if not c.goal:
-        return
-    seen = spec.observation
-    if isinstance(seen, Discrete) or len(seen.shape) != 1:
-        raise ConfigError(
-            f"goal is {c.goal}; goals are told by dimensions of observation vectors, and these data have {seen}. Leave it out"
-        )
-    most = max(max(pair) for pair in c.goal)
-    if most >= seen.size:
-        raise ConfigError(f"goal names dimension {most}; the observations have dimensions 0 to {seen.size - 1}")

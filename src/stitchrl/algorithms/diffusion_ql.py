@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -15,7 +16,7 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform
 from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Box, Spec
-from stitchrl.nn.candidate_actions import ROWS_AT_ONCE, Candidates, chosen
+from stitchrl.nn.candidate_actions import Candidates, chosen, in_pieces
 from stitchrl.nn.denoisers import MLPDenoiser
 from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.mlp import Critic
@@ -67,10 +68,8 @@ class DiffusionQLPolicy(Policy):
         return self.candidates.noise(size)
 
     def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        weight = next(self.critic.parameters())
-        z = self.fixed.to(weight.device, weight.dtype).expand(len(observations), *self.fixed.shape) if noise is None else noise
-        pieces = zip(observations.split(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._chosen(s, part, sampled=noise is not None) for s, part in pieces])
+        choose = partial(self._chosen, sampled=noise is not None)
+        return in_pieces(choose, observations, noise, self.fixed, next(self.critic.parameters()))
 
     def _chosen(self, s: Tensor, noise: Tensor, *, sampled: bool) -> Tensor:
         a = self.candidates.drawn(self.actor, s, noise)  # [K, B, A]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, final
 
 import torch
@@ -20,7 +21,7 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform
 from stitchrl.core.settings import Count, Fraction, Hidden, OpenFraction, Positive, Rate, Share, refuse_changed
 from stitchrl.core.spec import Box, Spec
-from stitchrl.nn.candidate_actions import ROWS_AT_ONCE, Candidates, chosen
+from stitchrl.nn.candidate_actions import Candidates, chosen, in_pieces
 from stitchrl.nn.denoisers import ResidualDenoiser
 from stitchrl.nn.diffusion import Diffusion
 from stitchrl.nn.mlp import Critic, Value
@@ -110,10 +111,8 @@ class IDQLPolicy(Policy):
         return self.candidates.noise(size)
 
     def forward(self, observations: Tensor, noise: Tensor | None = None) -> Tensor:
-        weight = next(self.critic.parameters())
-        z = self.fixed.to(weight.device, weight.dtype).expand(len(observations), *self.fixed.shape) if noise is None else noise
-        pieces = zip(observations.split(ROWS_AT_ONCE), z.split(ROWS_AT_ONCE), strict=True)
-        return torch.cat([self._chosen(s, part, sampled=noise is not None) for s, part in pieces])
+        choose = partial(self._chosen, sampled=noise is not None)
+        return in_pieces(choose, observations, noise, self.fixed, next(self.critic.parameters()))
 
     def _chosen(self, s: Tensor, noise: Tensor, *, sampled: bool) -> Tensor:
         a = self.candidates.drawn(self.actor, s, noise)  # [N, B, A]

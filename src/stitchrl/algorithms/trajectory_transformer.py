@@ -26,6 +26,7 @@ from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.beam_search import Plans, Search, decode_action, plan_by_likelihood, plan_by_value
 from stitchrl.nn.decoding import CachedDecoder, rows_of
 from stitchrl.nn.discretization import Kind
+from stitchrl.nn.planning import check_goal, wanted
 from stitchrl.nn.token_transformer import TokenTransformer
 from stitchrl.nn.transition_tokens import TransitionTokens
 
@@ -99,10 +100,7 @@ class TransitionModel(nn.Module):
 
     def wanted(self, observations: Tensor) -> Tensor | None:
         """Returns the tokens `[B, G]` of the goals that observations `[B, O]` tell."""
-        state = observations.clone()
-        for d, e in self.goal:
-            state[:, d] = observations[:, e]
-        return self.goal_of(state)
+        return self.goal_of(wanted(self.goal, observations))
 
 
 @final
@@ -299,9 +297,4 @@ def check(c: TrajectoryTransformerConfig, spec: Spec) -> None:
     if c.replan_every > (1 if c.planning == "none" else c.horizon):
         most = "without planning one action is decoded at a time" if c.planning == "none" else f"a plan has {c.horizon} (horizon)"
         raise ConfigError(f"replan_every is {c.replan_every}, and {most}")
-    if not c.goal:
-        return
-    if isinstance(spec.observation, Discrete) or len(spec.observation.shape) != 1:
-        raise ConfigError(f"goal is {c.goal}; goals are told by dimensions of observation vectors, and these data have {spec.observation}")
-    if (most_place := max(max(pair) for pair in c.goal)) >= spec.observation.size:
-        raise ConfigError(f"goal names dimension {most_place}; the observations have dimensions 0 to {spec.observation.size - 1}")
+    check_goal(c.goal, spec)

@@ -6,6 +6,7 @@ from typing import Any, final
 
 from torch import Tensor, nn
 
+from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 
 
@@ -46,6 +47,18 @@ class NextStep(nn.Module):
 
     def forward(self, observations: Tensor, rewards: Tensor, memory: Memory, noise: Tensor | None) -> tuple[Tensor, Memory]:
         return self.policy.step(observations, rewards, memory, noise)
+
+
+@final
+class Plans(nn.Module):
+    """The plans of one that plans (core/plans.py)."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy: Any = policy
+
+    def forward(self, observations: Tensor, noise: Tensor | None) -> Planned:
+        return self.policy.planned(observations, noise)  # type: ignore[no-any-return]
 
 
 @final

@@ -23,7 +23,7 @@ def usable_rows(dataset: Dataset, kind: BatchKind) -> Array | None:
     if "next_actions" not in kind.columns(dataset.spec):
         return None
     last = dataset.offsets[1:] - 1
-    if _in_no_order(dataset):
+    if in_no_order(dataset):
         raise DataError(
             f"{dataset.metadata.get('name', 'data')}: no step has a next action, since every episode is one step; this algorithm needs "
             "episodes in their order. Read the log with its episodes, or choose one that learns from single transitions, such as td3_bc"
@@ -32,8 +32,8 @@ def usable_rows(dataset: Dataset, kind: BatchKind) -> Array | None:
     return np.delete(np.arange(len(dataset)), without) if len(without) else None
 
 
-def _in_no_order(dataset: Dataset) -> bool:
-    """Whether the log is of single transitions: many episodes, each one step, of which not all end the task."""
+def in_no_order(dataset: Dataset) -> bool:
+    """Returns whether the log is of single transitions: many episodes, each one step, of which not all end the task."""
     ended = dataset.terminals[dataset.offsets[1:] - 1]
     return dataset.episodes > 1 and bool((dataset.lengths == 1).all() and not ended.all())
 
@@ -56,7 +56,7 @@ def computed_columns(dataset: Dataset, kind: BatchKind, transforms: Sequence[Aff
         return {}
     name, last = dataset.metadata.get("name", "data"), dataset.offsets[1:] - 1
     terminal = np.asarray(dataset.terminals[last])
-    if _in_no_order(dataset):
+    if in_no_order(dataset):
         raise DataError(
             f"{name}: every episode is one step and not all end the task, so that the returns that followed are unknown; this algorithm "
             "needs whole episodes. Read the log with its episodes, or choose one that learns from single transitions, such as cql"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -131,6 +131,14 @@ def apply(transforms: Iterable[Affine], column: Column, x: np.ndarray) -> np.nda
     for transform in transforms:
         if transform.column == column:
             x = transform.forward(x)
+    return x
+
+
+def undo(transforms: Sequence[Affine], column: Column, x: np.ndarray) -> np.ndarray:
+    """Returns what `apply` was given, from what it returned."""
+    for transform in reversed(transforms):
+        if transform.column == column:
+            x = transform.inverse(x)
     return x
 
 

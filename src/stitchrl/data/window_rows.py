@@ -18,7 +18,7 @@ from stitchrl.core.frame_batch import FrameTable, Table, gather
 from stitchrl.core.spec import Spec, is_image
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.following import returns_to_go
+from stitchrl.data.following import in_no_order, returns_to_go
 from stitchrl.data.frame_sampling import FramesInPlace, as_tensor
 from stitchrl.data.frame_stacks import FrameStacks, frames_of, frames_one_by_one, stacks_of_episodes
 from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, fits_packed, read_front_to_back, uniform
@@ -165,8 +165,7 @@ def _frame_states(dataset: Dataset, kind: Windows, transforms: Sequence[Affine],
 
 def _check(dataset: Dataset, kind: Windows) -> None:
     name = dataset.metadata.get("name", "data")
-    ended = dataset.terminals[dataset.offsets[1:] - 1]
-    if dataset.episodes > 1 and bool((dataset.lengths == 1).all() and not ended.all()):
+    if in_no_order(dataset):
         raise DataError(
             f"{name}: every episode is one step and not all end the task; a sequence model needs episodes in their order. Read the log with "
             "its episodes, or choose an algorithm that learns from single transitions, such as iql"

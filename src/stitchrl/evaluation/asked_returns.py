@@ -11,6 +11,7 @@ import torch
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
+from stitchrl.evaluation.playing import Player
 from stitchrl.evaluation.rollout import rollout
 from stitchrl.evaluation.slots import Environment
 
@@ -65,7 +66,7 @@ def asked_returns(
     if not len(asked) or not np.isfinite(asked).all():
         raise ConfigError(f"the targets are {asked.tolist()}; expected at least one finite return")
     width = min(parallel, episodes)
-    player = _Player(agent, len(asked), sampled)
+    player = Player(agent, sampled, len(asked))
     try:
         _ask(agent, torch.from_numpy(np.repeat(asked * scale, width)))
         found = rollout(
@@ -77,27 +78,6 @@ def asked_returns(
         _ask(agent, None)
     shape = (len(agent.seeds), len(asked), episodes)
     return AskedReturns(asked, found.returns.reshape(shape), found.lengths.reshape(shape), logged, agent.seeds, found.seconds)
-
-
-@final
-class _Player:
-    """G targets side by side: to the rollout S · G policies of N environments, to the agent S policies of G · N."""
-
-    def __init__(self, agent: Agent, targets: int, sampled: bool) -> None:
-        self.agent, self.targets, self.sampled = agent, targets, sampled
-        self.rewards: np.ndarray | None = None
-        agent.reset()
-
-    def __call__(self, observations: np.ndarray, episode_start: np.ndarray) -> np.ndarray:
-        self.agent.reset(self._as_agents(episode_start))
-        actions = self.agent.act(self._as_agents(observations), self.rewards, sampled=self.sampled)
-        return actions.reshape(*observations.shape[:2], *actions.shape[2:])
-
-    def earned(self, rewards: np.ndarray) -> None:
-        self.rewards = self._as_agents(rewards)
-
-    def _as_agents(self, x: np.ndarray) -> np.ndarray:
-        return x.reshape(len(self.agent.seeds), self.targets * x.shape[1], *x.shape[2:])
 
 
 def _ask(agent: Agent, returns: torch.Tensor | None) -> None:

@@ -7,15 +7,14 @@ from typing import Any, final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.func import functional_call
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planned, Planner
-from stitchrl.core.policy import Policy
+from stitchrl.core.policy_calls import Plans
 from stitchrl.core.spec import Discrete, is_image
-from stitchrl.data.transforms import apply
+from stitchrl.data.transforms import apply, undo
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,18 +29,6 @@ class SeenPlans:
     scores: Array
     stages: Array
     score: str  # what the scores are
-
-
-@final
-class _Planning(nn.Module):
-    """A policy's plans as a module's forward, so that they can be asked for with a seed's parameters."""
-
-    def __init__(self, policy: Policy) -> None:
-        super().__init__()
-        self.policy: Any = policy
-
-    def forward(self, observations: Tensor, noise: Tensor | None) -> Planned:
-        return self.policy.planned(observations, noise)  # type: ignore[no-any-return]
 
 
 def seen_plans(agent: Agent, observations: Array, *, sampled: bool = False) -> SeenPlans:
@@ -59,18 +46,14 @@ def seen_plans(agent: Agent, observations: Array, *, sampled: bool = False) -> S
     x = torch.as_tensor(np.ascontiguousarray(seen), device=like.device).to(torch.int64 if isinstance(space, Discrete) else like.dtype)
     kind = policy.noise(len(x)) if sampled else None
     noise = None if kind is None else kind.draw(1, alone.generators[0])[0].to(like.device, like.dtype)
-    found: Planned = functional_call(_Planning(policy), parameters, (x, noise))
-    states, stages = (_restored(agent, part.cpu().numpy()) for part in (found.states, found.stages))
+    found: Planned = functional_call(Plans(policy), parameters, (x, noise))
+    states, stages = (_in_units(agent, part.cpu().numpy()) for part in (found.states, found.stages))
     return SeenPlans(observations, states, found.scores.cpu().double().numpy(), stages, policy.score)
 
 
-def _restored(agent: Agent, states: Array) -> Array:
+def _in_units(agent: Agent, states: Array) -> Array:
     """States in the task's units."""
     space = agent.spec.observation
     if isinstance(space, Discrete):
         return states
-    flat = states.reshape(-1, *space.shape)
-    for transform in reversed(agent.transforms):
-        if transform.column == "observations":
-            flat = transform.inverse(flat)
-    return flat.reshape(states.shape)
+    return undo(agent.transforms, "observations", states.reshape(-1, *space.shape)).reshape(states.shape)

@@ -19,7 +19,7 @@ from stitchrl.core.spec import Discrete, Space
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Replay
 from stitchrl.data.sampling import rows_of
-from stitchrl.data.transforms import apply
+from stitchrl.data.transforms import apply, undo
 from stitchrl.environments.make import make
 
 SINGLE = frozenset({"observations", "actions", "rewards", "terminals", "next_observations"})  # known as soon as a step is taken
@@ -109,9 +109,7 @@ class Gathering:
             return np.where(draws[:, 0] < self.epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
         noise = torch.stack([torch.randn(space.shape, generator=g) for g in generators]).numpy()
         changed = np.clip(apply(agent.transforms, "actions", actions) + self.exploration_noise * noise, -1, 1)
-        for transform in reversed([t for t in agent.transforms if t.column == "actions"]):
-            changed = transform.inverse(changed)
-        return changed
+        return undo(agent.transforms, "actions", changed)
 
     def rows(self, stage: Stage, start: int, terminal: bool) -> Tensor:
         """Returns the packed rows of a stage's steps from `start` to its last, exactly as a log of them is packed."""

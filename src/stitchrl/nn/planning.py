@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import final
 
 import torch
@@ -11,10 +11,12 @@ from torch.nn import functional
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Memory
-from stitchrl.core.spec import Discrete, Space, is_image
+from stitchrl.core.spec import Discrete, Space, Spec, is_image
 from stitchrl.core.windows import WindowBatch
-from stitchrl.nn.diffusion import Diffusion
+from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.noise_schedules import Chain
+
+Goal = Sequence[tuple[int, int]]  # pairs (d, e): dimension d of a state is to be what dimension e of the observation tells
 
 
 @final
@@ -131,6 +133,38 @@ def remaining(chain: Chain, steps: int) -> Chain:
     """Returns the last `steps` of a chain as a chain of its own, which has no data from a step before."""
     first, *others = chain[-steps:]
     return (first._replace(data=first.data + first.before, before=0.0), *others)
+
+
+def begun(chain: Chain, noise: Tensor, before: Tensor | None, warm_start_steps: int) -> tuple[Chain, Tensor, Tensor]:
+    """Returns the steps to take, where they start, and their noise, of `noise [draws, …]` for the start and each step of a chain.
+
+    before: plans to begin from, with as much noise as the last `warm_start_steps` then take away; None: from noise alone.
+    """
+    start, later = noise[0], noise[1:]
+    if before is None:
+        return chain, start, later
+    steps = remaining(chain, warm_start_steps)
+    return steps, steps[0].signal * before + steps[0].deviation * start, later[len(later) - draws(steps) :]
+
+
+def wanted(goal: Goal, observations: Tensor) -> Tensor:
+    """Returns states `[N, O]` with what observations `[N, O]` tell of their goals: dimension d is the observation's dimension e, for each (d, e)."""
+    state = observations.clone()
+    for d, e in goal:
+        state[:, d] = observations[:, e]
+    return state
+
+
+def check_goal(goal: Goal, spec: Spec) -> None:
+    """Raises ConfigError where the goal names dimensions that an observation does not have."""
+    if not goal:
+        return
+    seen = spec.observation
+    if isinstance(seen, Discrete) or len(seen.shape) != 1:
+        raise ConfigError(f"goal is {goal}; goals are told by dimensions of observation vectors, and these data have {seen}. Leave it out")
+    most = max(max(pair) for pair in goal)
+    if most >= seen.size:
+        raise ConfigError(f"goal names dimension {most}; the observations have dimensions 0 to {seen.size - 1}")
 
 
 def no_plans(count: int, length: int, channels: int, like: Tensor) -> Memory:

@@ -86,7 +86,9 @@ def _train(name: str, rest: list[str]) -> int:
 
     settings, preprocessing, goals = _recipe(name, rest)
     default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing, goals=goals)
-    about = f"Train {name} on a fixed log, into a run directory. Recipes: {', '.join(sorted(published.recipes()))}."
+    fitting = sorted(recipe for recipe, make in published.recipes().items() if make().algorithm == name)
+    told = f" Recipes: {', '.join(fitting)}." if fitting else ""
+    about = f"Train {name} on a fixed log, into a run directory.{told}"
     a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
     if a.print_config:
         print_config(name, a)
