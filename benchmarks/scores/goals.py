@@ -51,7 +51,7 @@ def run(log: str, method: str, steps: int, width: int, seed: int) -> None:
     from stitchrl.training.learner import Training
 
     torch.set_num_threads(1)
-    recipe = published.recipe(method + ("_stitch" if "stitch" in log else ""))
+    recipe = published.recipe(f"{method}:{log}")
     made = plan(
         recipe.algorithm, settings=dict(recipe.settings) | {"hidden": (width, width)}, goals=recipe.goals, seeds=[seed],
         preprocessing=replace(recipe.preprocessing, standardize_observations=True),

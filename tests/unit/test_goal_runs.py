@@ -102,11 +102,23 @@ def test_what_cannot_reach_goals_says_so() -> None:
         make_learner(made, *prepare(states, made))
 
 
+@pytest.mark.parametrize("log", ["", "pointmaze/navigate", "pointmaze/large-stitch", "antmaze/medium-explore"])
 @pytest.mark.parametrize("base", ["gcbc", "gciql", "gcivl", "hiql", "qrl", "crl"])
-def test_recipes_are_plans_that_hold_together(base: str) -> None:
-    for name in (base, f"{base}_stitch"):
-        found = published.recipe(name)
-        made = plan(found.algorithm, settings=found.settings, preprocessing=found.preprocessing, goals=found.goals)
-        assert made.goals.hindsight
-        assert made.goals.actor_random == (0.5 if "stitch" in name else 0.0)
-        assert made.goals.value_random == {"qrl": 1.0, "crl": 0.0}.get(base, 0.3)
+def test_recipes_are_plans_that_hold_together(base: str, log: str) -> None:
+    found = published.recipe(f"{base}:{log}" if log else base)
+    made = plan(found.algorithm, settings=found.settings, preprocessing=found.preprocessing, goals=found.goals)
+    assert made.goals.hindsight
+    anywhere = {"pointmaze/large-stitch": 0.5, "antmaze/medium-explore": 1.0}.get(log, 0.0)
+    assert made.goals.actor_random == (0.0 if base == "gcbc" else anywhere)
+    assert made.goals.value_random == {"qrl": 1.0, "crl": 0.0}.get(base, 0.3)
+
+
+def test_cloning_weighs_as_ogbench_says() -> None:
+    """hyperparameters.sh: GCIQL 0.003 on point mazes, 0.3 on ants, 0.01 where they explore, of half the squared error."""
+    told = {
+        "pointmaze/navigate": (0.0015, 0.0003, 0.03),
+        "antmaze/large-stitch": (0.15, 0.003, 0.1),
+        "antmaze/medium-explore": (0.005, 0.001, 0.003),
+    }
+    for log, expected in told.items():
+        assert tuple(published.recipe(f"{method}:{log}").settings["bc_weight"] for method in ("gciql", "qrl", "crl")) == expected

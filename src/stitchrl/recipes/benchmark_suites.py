@@ -18,7 +18,9 @@ from stitchrl.training.learner import Training
 LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 REAL_METHODS = ("bc", "filtered_bc", "td3_bc", "iql")
 MORE_REAL_METHODS = (*REAL_METHODS, "awac", "rebrac")
-INTEGER_METHODS = ("bc", "q_learning", "cql", "iql")
+SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "fql", "sac")
+INTEGER_METHODS = ("bc", "q_learning", "bcq", "cql", "iql")
+GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
 # Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md). Others: the default.
 _MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0}
@@ -92,15 +94,25 @@ def _smoke() -> Suite:
     return Suite("smoke", "three small tasks, minutes: does it all still learn", tasks, seeds=2)
 
 
+# What methods have besides `hidden`, where a task is small.
+_SMALL_SIZES = {
+    "bcq": Size({"autoencoder_hidden": (128, 128)}, evaluations=1),
+    "qrl": Size({"latent": 64, "components": 8}),
+    "crl": Size({"latent": 64}),
+}
+
+
 def _standard() -> Suite:
-    more = ("halfcheetah/medium-replay", "hopper/medium-replay")  # mixed logs, where methods differ most
-    levels = [f"{task}/{level}" for task in LOCOMOTION for level in ("medium", "medium-replay", "medium-expert")]
-    locomotion = [Task(log, MORE_REAL_METHODS if log in more else REAL_METHODS, 10_000) for log in levels]
+    replays = [Task(f"{task}/medium-replay", MORE_REAL_METHODS, 10_000) for task in LOCOMOTION]  # mixed logs, where methods differ most
+    experts = [Task(f"{task}/medium-expert", REAL_METHODS, 10_000) for task in LOCOMOTION]
+    # every method that learns real-valued actions, on a task small enough for the dearest of them
+    small = Task("pendulum/mixed", SMALL_METHODS, 6_000, False, {"hidden": (64, 64)}, 3, 20, 2.0, 5.0, _SMALL_SIZES)
     mazes = [Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)]
-    ants = [Task(name, REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0) for name in _ants("umaze", "medium")]
+    ants = [Task("antmaze/umaze-diverse", REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0)]
+    goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, {"hidden": (128, 128)}, 1, 25, 8.0, sizes=_SMALL_SIZES)
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,)}, 5, 50, 1.0, 1.5)
-    text = "real-valued control, mazes and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
-    return Suite("standard", text, (*locomotion, *mazes, *ants, sepsis), seeds=3)
+    text = "control, mazes, goals and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
+    return Suite("standard", text, (*replays, *experts, small, *mazes, *ants, goals, sepsis), seeds=3)
 
 
 # Sequence models and diffusion as far as a core gets in minutes: a tenth to a hundredth of their papers' networks and steps.

@@ -8,8 +8,8 @@ from __future__ import annotations
 import inspect
 import math
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, final
 
@@ -109,74 +109,6 @@ def fql_pen() -> Recipe:
 def sac_online() -> Recipe:
     """SAC, arXiv:1812.05905, table 1, with one temperature learned: what makes our continuous datasets."""
     return Recipe("sac", {"hidden": (256, 256)})
-
-
-_GCIQL = {
-    "expectile": 0.9, "distribution": "deterministic", "actor_loss": "ddpg_bc", "bc_weight": 0.15, "layer_norm": True,
-    "hidden": (512, 512, 512), "actor_schedule": "constant",
-}  # fmt: skip
-# Goals as OGBench draws them for its `stitch` logs: half of the actor's are states of other episodes.
-STITCH = GoalDrawing(hindsight=True, actor_future=0.5, actor_random=0.5)
-
-
-def gcbc() -> Recipe:
-    """Goal-conditioned behaviour cloning, OGBench (arXiv:2410.20092), navigate: goals are later states of the episode."""
-    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True))
-
-
-def gcbc_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=STITCH)
-
-
-def gciql() -> Recipe:
-    """Goal-conditioned IQL, OGBench (arXiv:2410.20092), navigate: expectile 0.9, DDPG+BC with weight 0.3 of half the squared error."""
-    return Recipe("iql", dict(_GCIQL), goals=GoalDrawing(hindsight=True))
-
-
-def gciql_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("iql", dict(_GCIQL), goals=STITCH)
-
-
-def gcivl() -> Recipe:
-    """GCIVL, OGBench (arXiv:2410.20092), navigate: expectile 0.9, inverse temperature 10."""
-    return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0})
-
-
-def gcivl_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=STITCH)
-
-
-def hiql() -> Recipe:
-    """HIQL, OGBench (arXiv:2410.20092), navigate: expectile 0.7, both inverse temperatures 3, subgoals 25 steps ahead, 10 dimensions."""
-    return Recipe("hiql", {"expectile": 0.7, "high_inverse_temperature": 3.0, "low_inverse_temperature": 3.0, "representation": 10})
-
-
-def hiql_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("hiql", hiql().settings, goals=STITCH)
-
-
-def qrl() -> Recipe:
-    """QRL, OGBench (arXiv:2410.20092), navigate: IQE of 512 dimensions, slack 0.05, DDPG+BC with weight 0.003."""
-    return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": 0.003})
-
-
-def qrl_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("qrl", qrl().settings, goals=replace(STITCH, value_current=0.0, value_future=0.0, value_random=1.0))
-
-
-def crl() -> Recipe:
-    """CRL, OGBench (arXiv:2410.20092), navigate: 512 dimensions, DDPG+BC on log Q with weight 0.1."""
-    return Recipe("crl", {"latent": 512, "bc_weight": 0.1})
-
-
-def crl_stitch() -> Recipe:
-    """The same for OGBench's stitch logs."""
-    return Recipe("crl", crl().settings, goals=replace(STITCH, value_current=0.0, value_future=1.0, value_random=0.0))
 
 
 def awac_locomotion() -> Recipe:
@@ -298,11 +230,11 @@ def recipe(name: str) -> Recipe:
 
 def recipes() -> dict[str, Callable[[], Recipe]]:
     """Returns all recipes by name; those tuned to a dataset as `method:dataset`, by its whole name."""
-    from stitchrl.recipes import published_diffusion, published_planning, published_sequences  # they need a Recipe first
+    from stitchrl.recipes import published_diffusion, published_goals, published_planning, published_sequences  # they need a Recipe first
 
-    modules = (sys.modules[__name__], published_diffusion, published_planning, published_sequences)
+    modules = (sys.modules[__name__], published_diffusion, published_goals, published_planning, published_sequences)
     members = [(name, f, module) for module in modules for name, f in inspect.getmembers(module, inspect.isfunction)]
-    tuned: tuple[tuple[str, Callable[[str], Recipe], Mapping[str, Any]], ...] = (
+    tuned: tuple[tuple[str, Callable[[str], Recipe], Iterable[str]], ...] = (
         ("rebrac", _rebrac, _REBRAC_PENALTIES),
         ("edac", _edac, _EDAC_CRITICS),
         ("sac_n", _sac_n, _SAC_N_CRITICS),
@@ -312,6 +244,7 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
         ("decision_diffuser", published_planning.decision_diffuser_on, published_planning.ASKED),
         ("decision_transformer", published_sequences.decision_transformer_on, published_sequences.ASKED),
         ("trajectory_transformer", published_sequences.trajectory_transformer_on, published_sequences.PLANS),
+        *((method, partial(published_goals.goal_recipe_on, method), published_goals.LOGS) for method in published_goals.METHODS),
     )
     return {name: f for name, f, module in members if f.__module__ == module.__name__ and _is_recipe(name, f)} | {
         f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table

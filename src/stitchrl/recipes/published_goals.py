@@ -1,0 +1,90 @@
+"""Published settings of methods that reach goals: OGBench's commands (Park et al., 2024, arXiv:2410.20092; hyperparameters.sh).
+
+A method's own name is its settings for AntMaze's `navigate` logs; `METHOD:LOG` those for one of our logs of OGBench's kinds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Literal
+
+from stitchrl.core.goals import GoalDrawing
+from stitchrl.recipes.published import Recipe
+
+Kind = Literal["navigate", "stitch", "explore"]
+# Shares of the actor's goals that are later states of the episode; the others are any states of the log.
+_ACTOR_FUTURE: dict[Kind, float] = {"navigate": 1.0, "stitch": 0.5, "explore": 0.0}
+LOGS = (
+    *(f"pointmaze/{size}{kind}" for size in ("", "large-") for kind in ("navigate", "stitch")),
+    *(f"antmaze/{size}-{kind}" for size in ("medium", "large") for kind in ("navigate", "stitch", "explore")),
+)
+METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
+# Weights of cloning, by task and kind: (GCIQL, of half the squared error; QRL; CRL).
+_CLONING: dict[tuple[str, Kind], tuple[float, float, float]] = {
+    ("pointmaze", "navigate"): (0.003, 0.0003, 0.03),
+    ("pointmaze", "stitch"): (0.003, 0.0003, 0.03),
+    ("antmaze", "navigate"): (0.3, 0.003, 0.1),
+    ("antmaze", "stitch"): (0.3, 0.003, 0.1),
+    ("antmaze", "explore"): (0.01, 0.001, 0.003),
+}
+
+
+def gcbc() -> Recipe:
+    """Goal-conditioned behaviour cloning: goals are later states of the episode, whatever the log's kind."""
+    return _make("gcbc", "antmaze", "navigate")
+
+
+def gcivl() -> Recipe:
+    """GCIVL: expectile 0.9, inverse temperature 10."""
+    return _make("gcivl", "antmaze", "navigate")
+
+
+def gciql() -> Recipe:
+    """GCIQL: expectile 0.9, the critic's gradient beside cloning with weight 0.3 of half the squared error."""
+    return _make("gciql", "antmaze", "navigate")
+
+
+def hiql() -> Recipe:
+    """HIQL: expectile 0.7, both inverse temperatures 3 (10 on explore), subgoals 25 steps ahead, 10 dimensions."""
+    return _make("hiql", "antmaze", "navigate")
+
+
+def qrl() -> Recipe:
+    """QRL: an interval quasimetric of 512 dimensions, slack 0.05, cloning with weight 0.003."""
+    return _make("qrl", "antmaze", "navigate")
+
+
+def crl() -> Recipe:
+    """CRL: 512 dimensions, the gradient of log Q beside cloning with weight 0.1."""
+    return _make("crl", "antmaze", "navigate")
+
+
+def goal_recipe_on(method: str, log: str) -> Recipe:
+    """Returns OGBench's settings of a method for a log of `LOGS`."""
+    task, _, name = log.partition("/")
+    kind: Kind = "stitch" if name.endswith("stitch") else "explore" if name.endswith("explore") else "navigate"
+    return _make(method, task, kind)
+
+
+def _make(method: str, task: str, kind: Kind) -> Recipe:
+    future, (gciql_weight, qrl_weight, crl_weight) = _ACTOR_FUTURE[kind], _CLONING[task, kind]
+    drawing = GoalDrawing(hindsight=True, actor_future=future, actor_random=1.0 - future)
+    if method == "gcbc":
+        return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True))
+    if method == "gcivl":
+        return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=drawing)
+    if method == "gciql":
+        settings = {
+            "expectile": 0.9, "distribution": "deterministic", "actor_loss": "ddpg_bc", "bc_weight": gciql_weight / 2, "layer_norm": True,
+            "hidden": (512, 512, 512), "actor_schedule": "constant",
+        }  # fmt: skip
+        return Recipe("iql", settings, goals=drawing)
+    if method == "hiql":
+        sharpness = 10.0 if kind == "explore" else 3.0
+        temperatures = {"high_inverse_temperature": sharpness, "low_inverse_temperature": sharpness}
+        return Recipe("hiql", {"expectile": 0.7, "representation": 10} | temperatures, goals=drawing)
+    if method == "qrl":
+        anywhere = replace(drawing, value_current=0.0, value_future=0.0, value_random=1.0)
+        return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": qrl_weight}, goals=anywhere)
+    later = replace(drawing, value_current=0.0, value_future=1.0, value_random=0.0)
+    return Recipe("crl", {"latent": 512, "bc_weight": crl_weight}, goals=later)
