@@ -14,7 +14,7 @@ from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import WindowBatch
+from stitchrl.core.windows import LabelledWindowBatch, WindowBatch
 
 SPEC = Spec(Box((1,)), Box((1,), (-1.0,), (1.0,)))
 SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2), "diffusion_steps": 6}
@@ -95,6 +95,17 @@ def test_conditions_are_told_one_at_a_time_or_not_at_all() -> None:
     assert told.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     every = algorithm._told(torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)))
     assert every.mean(0).tolist() == pytest.approx([0.25, 0.25, 0.25], abs=0.01)
+
+
+def test_skills_are_conditions_that_the_log_labels() -> None:
+    config = DecisionDiffuserConfig(horizon=4, skills=3, return_condition=False, **SMALL)
+    kind = DecisionDiffuser.batch_of(config)
+    assert (kind.labels, kind.label_count) == ("infos/policy_id", 3)  # type: ignore[attr-defined]
+    algorithm = build(DecisionDiffuser, config, SPEC, 0)
+    window = LabelledWindowBatch(*WINDOW, torch.tensor([[2, 0, 0, 0]]))
+    assert algorithm._conditions(window, window.observations, window.present).tolist() == [[-1, -1, 1]]
+    values, told = asked_of(DecisionDiffuserConfig(skills=3, asked_skills=(1, 0, -1)), torch.tensor([0.5]))
+    assert told.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]] and values[0, 0].tolist() == [0.5, 1, 0, -1]
 
 
 def planner(kind: type[Algorithm], spec: Spec = SPEC, **settings: Any) -> Any:
@@ -233,6 +244,8 @@ def test_diffuser_does_the_plans_actions_and_decision_diffuser_what_leads_on() -
         ({"constraints": ((1, 0.0, 1.0),)}, "from 0 to 0"),
         ({"constraints": ((0, 0.0, 1.0),), "asked": ()}, "each needs one"),
         ({"constrained": "finally"}, "without constraints"),
+        ({"asked_skills": (1,)}, "there are 0 skills"),
+        ({"skill_column": "infos/gait"}, "without skills"),
         ({"heads": 4}, "no effect"),
         ({"network": "dit"}, "no effect"),
     ],

@@ -1,6 +1,6 @@
 """Decision Diffuser (Ajay et al., 2022, arXiv:2211.15657): a diffusion of states alone, told what to bring about; actions by inverse dynamics.
 
-What is asked for (a return, constraints) enters by classifier-free guidance: no value is learned, and constraints met one at a time combine.
+What is asked for (a return, constraints, skills) enters by classifier-free guidance: no value is learned, and conditions met one at a time combine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
 from stitchrl.core.settings import Count, Fraction, Hidden, Natural, NonNegative, Positive, Rate, Share, refuse_changed
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import WindowBatch, Windows
+from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
 from stitchrl.nn.denoisers import DiT, TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws, sample
 from stitchrl.nn.mlp import MLP
@@ -55,12 +55,18 @@ class DecisionDiffuserConfig:
     """(d, low, high): a plan is told whether dimension d lies within these bounds, in the learner's units, wherever `constrained` looks"""
     constrained: Literal["always", "finally"] = "always"
     """in every state of the plan after the present one, or in its last state"""
+    skills: Natural = 0
+    """kinds of behaviour that the log labels, 0 to skills - 1: a plan is told whether the step it begins with is of one of them"""
+    skill_column: str = "infos/policy_id"
+    """the log's labels"""
     condition_dropout: Share = 0.25
     """share of plans that are told nothing"""
     target: float = 0.9
     """return asked for, as a share of the range of returns in the log"""
     asked: tuple[Literal[-1, 0, 1], ...] | None = None
     """of each constraint: 1 to be met, -1 to be broken, 0 not asked; None: all to be met"""
+    asked_skills: tuple[Literal[-1, 0, 1], ...] | None = None
+    """of each skill: 1 to be shown, -1 to be avoided, 0 not asked; None: none asked"""
     guidance: NonNegative = 1.2
     """of each condition: 0 asks for nothing, 1 for the log's own plans of that kind, above 1 for more than those"""
     temperature: NonNegative = 0.5
@@ -112,7 +118,7 @@ class PlanModel(nn.Module):
     def __init__(self, c: DecisionDiffuserConfig, spec: Spec) -> None:
         super().__init__()
         size = spec.observation.n if isinstance(spec.observation, Discrete) else spec.observation.size
-        network = ConditionedNetwork(c, size, c.return_condition + len(c.constraints))
+        network = ConditionedNetwork(c, size, conditions_of(c))
         self.model = TrajectoryModel(Diffusion(network, Schedule(c.schedule, c.diffusion_steps), c.prediction), spec.observation)
         self.returns = Measured()
 
@@ -229,6 +235,7 @@ class DecisionDiffuserPolicy(Policy):
 def asked_of(c: DecisionDiffuserConfig, target: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the values `[Q, N, M]` of the Q conditions that are asked for, each alone, and which each is, `[Q, M]`."""
     asked = (1,) * len(c.constraints) if c.asked is None else c.asked
+    asked += (0,) * c.skills if c.asked_skills is None else c.asked_skills
     values = ([target] if c.return_condition else []) + [torch.full_like(target, sign) for sign in asked]
     chosen = ([0] if c.return_condition else []) + [i + c.return_condition for i, sign in enumerate(asked) if sign]
     told = torch.eye(len(values), dtype=target.dtype, device=target.device)[chosen]
@@ -266,7 +273,8 @@ class DecisionDiffuser(Algorithm):
 
     @classmethod
     def batch_of(cls, config: DecisionDiffuserConfig) -> BatchKind:
-        return Windows(config.horizon, config.discount)
+        labels = config.skill_column if config.skills else None
+        return Windows(config.horizon, config.discount, labels=labels, label_count=config.skills)
 
     def noise(self, size: int) -> dict[str, Noise]:
         shape = (size, self.config.horizon, self.plans.model.observations.size)
@@ -295,7 +303,8 @@ class DecisionDiffuser(Algorithm):
             if c.return_condition:
                 metrics["return_share"] = values[:, 0].mean()
             if c.constraints:
-                metrics["constraints_met"] = (values[:, int(c.return_condition) :] > 0).to(values.dtype).mean()
+                first = int(c.return_condition)
+                metrics["constraints_met"] = (values[:, first : first + len(c.constraints)] > 0).to(values.dtype).mean()
 
         if "inverse" in due:  # eq. 8, second part, where an action led from one state to the next
             errors = self.inverse.errors(x0[:, :-1], x0[:, 1:], batch.actions[:, :-1])
@@ -305,16 +314,15 @@ class DecisionDiffuser(Algorithm):
 
     def _told(self, uniform: Tensor) -> Tensor:
         """`[B, M]`: 1 at the one condition that each plan is told, of all with equal chances; zeros where it is told nothing."""
-        c = self.config
-        count = c.return_condition + len(c.constraints)
+        c, count = self.config, conditions_of(self.config)
         chosen = (uniform[:, 1] * count).long()
         told = functional.one_hot(chosen, count).to(uniform.dtype)
         kept: Tensor = told * (uniform[:, :1] >= c.condition_dropout).to(uniform.dtype)
         return kept
 
     @torch.no_grad()
-    def _conditions(self, batch: WindowBatch, seen: Tensor, shown: Tensor) -> Tensor:
-        """`[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not."""
+    def _conditions(self, batch: WindowBatch | LabelledWindowBatch, seen: Tensor, shown: Tensor) -> Tensor:
+        """`[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not, each skill shown or not."""
         c = self.config
         found = [self.plans.returns.share(batch.returns_to_go[:, 0])] if c.return_condition else []
         for d, low, high in c.constraints:
@@ -322,21 +330,33 @@ class DecisionDiffuser(Algorithm):
             within = (x >= low) & (x <= high)
             met = within[:, -1] if c.constrained == "finally" else (within | (shown == 0))[:, 1:].all(1)
             found.append(2 * met.to(shown.dtype) - 1)
+        if isinstance(batch, LabelledWindowBatch):
+            found += [2 * (batch.labels[:, 0] == skill).to(shown.dtype) - 1 for skill in range(c.skills)]
         return torch.stack(found, -1)
 
     def policy(self) -> Policy:
         return DecisionDiffuserPolicy(self.ema_plans, self.ema_inverse, self.config)
 
 
+def conditions_of(c: DecisionDiffuserConfig) -> int:
+    """Returns how many things a plan can be told."""
+    return c.return_condition + len(c.constraints) + c.skills
+
+
 def check_conditions(c: DecisionDiffuserConfig, spec: Spec) -> None:
     """Raises ConfigError for conditions that plans cannot be told, and for settings of the other network."""
     refuse_changed(c, ("depth", "heads") if c.network == "unet" else ("multipliers",), f"with network {c.network!r}")
-    if not c.return_condition and not c.constraints:
+    if not conditions_of(c):
         raise ConfigError(
-            "return_condition is False and constraints are (): plans need one condition to be told; to ask for none, guidance 0"
+            "return_condition is False, constraints are () and skills 0: plans need one condition to be told; to ask for none, guidance 0"
         )
-    if c.asked is not None and len(c.asked) != len(c.constraints):
-        raise ConfigError(f"asked has {len(c.asked)} numbers and there are {len(c.constraints)} constraints; each needs one")
+    for name, asked, what, count in (
+        ("asked", c.asked, "constraints", len(c.constraints)), ("asked_skills", c.asked_skills, "skills", c.skills)
+    ):  # fmt: skip
+        if asked is not None and len(asked) != count:
+            raise ConfigError(f"{name} has {len(asked)} numbers and there are {count} {what}; each needs one")
+    if not c.skills:
+        refuse_changed(c, ("skill_column",), "without skills")
     if not c.constraints:
         refuse_changed(c, ("constrained",), "without constraints")
         return

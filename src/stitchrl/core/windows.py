@@ -29,6 +29,20 @@ class WindowBatch(NamedTuple):
     present: Tensor  # [B, T]: 1 where a state is, 0 on padding
 
 
+class LabelledWindowBatch(NamedTuple):
+    """`s, a, r, g, terminal, t, taken, present, labels = batch`: the same, and of which kind each step is."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    returns_to_go: Tensor
+    terminals: Tensor
+    timesteps: Tensor
+    taken: Tensor
+    present: Tensor
+    labels: Tensor  # int64 [B, T], 0 where nothing was done
+
+
 @final
 @dataclass(frozen=True)
 class Windows:
@@ -37,7 +51,7 @@ class Windows:
     length: T, `history` included. discount: of the returns to go. history: states before the drawn one; before an episode's start its first
     state is repeated, as if it had waited there. longest: steps of the longest episode whose timesteps can be told apart; a log with a
     longer one is refused. final_states: whether a window may reach an episode's final state, where nothing is done.
-    None of them matters to `unpack`.
+    labels: a column of integers, 0 to label_count - 1, that say of which kind each step is. Of these only `labels` matters to `unpack`.
     """
 
     length: int = 20
@@ -45,21 +59,25 @@ class Windows:
     history: int = 0
     longest: int | None = None
     final_states: bool = True
+    labels: str | None = None
+    label_count: int = 0
 
-    @staticmethod
-    def columns(spec: Spec) -> dict[str, int]:
+    def columns(self, spec: Spec) -> dict[str, int]:
         """Returns the packed columns in order, with their widths; images are gathered beside them."""
         seen = {} if is_image(spec.observation) else {"observations": width(spec.observation)}
-        told = ("rewards", "returns_to_go", "terminals", "timesteps", "taken", "present")
+        told = ("rewards", "returns_to_go", "terminals", "timesteps", "taken", "present", *(["labels"] if self.labels else []))
         return seen | {"actions": width(spec.action)} | dict.fromkeys(told, 1)
 
-    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch:
+    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch | LabelledWindowBatch:
         """Returns the batch in packed `rows [B, T, width]`, or in rows and frames."""
         numbers = rows.numbers if isinstance(rows, FrameRows) else rows
-        *seen, a, r, g, terminal, t, taken, present = numbers.split(list(self.columns(spec).values()), dim=-1)
-        s = _stacks(rows, spec) if isinstance(rows, FrameRows) else unpack_space(seen[0], spec.observation)
-        r, g, terminal, t, taken, present = (x.squeeze(-1) for x in (r, g, terminal, t, taken, present))
-        return WindowBatch(s, unpack_space(a, spec.action), r, g, terminal, t.long(), taken, present)
+        widths = self.columns(spec)
+        columns = dict(zip(widths, numbers.split(list(widths.values()), dim=-1), strict=True))
+        s = _stacks(rows, spec) if isinstance(rows, FrameRows) else unpack_space(columns.pop("observations"), spec.observation)
+        a = unpack_space(columns.pop("actions"), spec.action)
+        r, g, terminal, t, taken, present, *labels = (x.squeeze(-1) for x in columns.values())
+        batch = WindowBatch(s, a, r, g, terminal, t.long(), taken, present)
+        return LabelledWindowBatch(*batch, labels[0].long()) if labels else batch
 
 
 def _stacks(rows: FrameRows, spec: Spec) -> Tensor:

@@ -57,7 +57,8 @@ class WindowRows(Rows):
         spaced = torch.arange(0, self.padding, max(1, self.padding // most), device=self.ends.device)
         starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]]) + torch.arange(len(self.ends), device=self.ends.device)
         table, position = self.states.gather(torch.unique(torch.cat([spaced, starts])).unsqueeze(-1))
-        return self.kind.unpack(gather(table, position, torch.float32), self.spec)
+        batch = self.kind.unpack(gather(table, position, torch.float32), self.spec)
+        return WindowBatch(*batch[: len(WindowBatch._fields)])
 
 
 @final
@@ -126,6 +127,8 @@ def pack_window_states(
         part["timesteps"][present, 0] = (chosen - first[episode])[present]
         part["taken"][taken] = 1
         part["present"][present] = 1
+        if kind.labels:
+            part["labels"][taken, 0] = dataset.columns[kind.labels][rows]
     return packed
 
 
@@ -176,3 +179,19 @@ def _check(dataset: Dataset, kind: Windows) -> None:
             f"{name}: an episode has {longest:,} steps and timesteps are told apart up to {kind.longest:,}; "
             "raise the algorithm's longest_episode to at least that"
         )
+    if kind.labels:
+        _check_labels(dataset, kind.labels, kind.label_count, name)
+
+
+def _check_labels(dataset: Dataset, column: str, count: int, name: str) -> None:
+    if column not in dataset.columns:
+        others = ", ".join(map(repr, dataset.columns))
+        raise DataError(f"{name}: there is no column '{column}' of labels; it has {others}. Name one of them, or learn without labels")
+    labels = dataset.columns[column]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{name}: '{column}' is {labels.dtype} {list(labels.shape)}; labels are one integer a step. Number the kinds from 0"
+        )
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= count:
+        raise DataError(f"{name}: '{column}' has labels from {least} to {most}; {count} kinds were announced: expected 0 to {count - 1}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from stitchrl.core.errors import DataError
 from stitchrl.core.frame_batch import gather
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import WindowBatch, Windows
+from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sampling import rows_of
@@ -137,6 +138,22 @@ def test_a_sample_holds_every_episode_s_first_state() -> None:
     firsts = sample.returns_to_go[sample.timesteps == 0]
     assert sorted(firsts.tolist()) == [1, 6, 10, 15], "the returns of the four episodes"
     assert bool(sample.present.all())
+
+
+def test_labels_come_with_their_steps_and_are_checked() -> None:
+    dataset = log()
+    labelled = replace(dataset, columns={**dataset.columns, "infos/gait": np.repeat([2, 0, 1], [3, 5, 1])})
+    made = rows(labelled, length=3, labels="infos/gait", label_count=3)
+    table, position = made.gather(made.states_of(torch.tensor([1, 3, 8])))
+    batch = made.kind.unpack(gather(table, position, torch.float32), SPEC)
+    assert isinstance(batch, LabelledWindowBatch)
+    assert batch.labels.tolist() == [[2, 2, 0], [0, 0, 0], [1, 0, 0]], "0 at final states and past them"
+    with pytest.raises(DataError, match=r"'infos/gait' has labels from 0 to 2; 2 kinds were announced: expected 0 to 1"):
+        rows(labelled, labels="infos/gait", label_count=2)
+    with pytest.raises(DataError, match=r"no column 'infos/trot' of labels; it has .*'infos/gait'"):
+        rows(labelled, labels="infos/trot", label_count=3)
+    with pytest.raises(DataError, match=r"'rewards' is float32 \[9\]; labels are one integer a step"):
+        rows(labelled, labels="rewards", label_count=3)
 
 
 def test_integers_stay_integers() -> None:
