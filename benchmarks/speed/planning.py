@@ -13,9 +13,7 @@ import argparse
 import datetime
 import json
 import platform
-import shutil
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from stitchrl import __version__
 from stitchrl.agent import Agent, load
 from stitchrl.core.intervals import interval, mean
 from stitchrl.environments.make import make
+from stitchrl.evaluation.acting_settings import acting_with
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import normalized_score, reference_for
 
@@ -34,17 +33,6 @@ FOLDER = Path(__file__).parent
 RAW, PAGE = FOLDER / "raw" / "planning.jsonl", FOLDER / "PLANNING.md"
 CHAINS = ("ddpm:1000", "ddpm:100", "ddim:20", "dpm_solver++:20", "dpm_solver++:10", "dpm_solver++:5", "dpm_solver++:20:5")
 LEAST_SECONDS = 0.5  # of a measurement
-
-
-def changed(run: Path, **settings: Any) -> Agent:
-    """Returns the run's policy with other settings of planning."""
-    with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / "policy"
-        shutil.copytree(run / "policy", copy)
-        config = json.loads((copy / "config.json").read_text())
-        config["settings"] |= settings
-        (copy / "config.json").write_text(json.dumps(config))
-        return load(copy)
 
 
 def of_chain(words: str) -> dict[str, Any]:
@@ -72,7 +60,7 @@ def measured(run: Path, words: str, environments: list[int], episodes: int, repl
     world = make(id, **options)
     first = np.stack([np.asarray(world.reset(seed=i)[0]) for i in range(max(environments))])
     world.close()
-    agent = changed(run, **of_chain(words), replan_every=1)
+    agent = acting_with(load(run), of_chain(words) | {"replan_every": 1})
     speed = {str(n): actions_per_second(agent, first[:n]) for n in environments}
     line: dict[str, Any] = {
         "chain": words,
@@ -82,7 +70,7 @@ def measured(run: Path, words: str, environments: list[int], episodes: int, repl
         "replan_every": replan_every,
     }
     if episodes:
-        agent = changed(run, **of_chain(words), replan_every=replan_every)
+        agent = acting_with(agent, {"replan_every": replan_every})
         began = time.process_time()
         found = play(agent, id, episodes=episodes, parallel=episodes, processes=1, seed=20_000, environment_options=options)
         reference = reference_for(id, {"reference": config["data"].get("reference")})
@@ -111,7 +99,7 @@ def page(lines: list[dict[str, Any]]) -> str:
         sampler, steps, *warm = line["chain"].split(":")
         name = f"{sampler}, {steps} steps" + (f", warm start from {warm[0]}" if warm else "")
         speed = line["actions_per_second"]
-        score = "not measured"
+        score = "–"
         if "scores" in line:
             found = interval([np.asarray(line["scores"])], mean, generator=np.random.default_rng(0))
             score = f"{found.estimate:.1f} [{found.low:.1f}, {found.high:.1f}] ({line['episodes']})"
@@ -124,8 +112,7 @@ def page(lines: list[dict[str, Any]]) -> str:
             "",
             "Written by `benchmarks/speed/planning.py` from raw/planning.jsonl; do not edit. One trained policy, its sampler changed after learning.",
             "Actions a processor second, a new plan for each at every step, one thread. The score is the mean over episodes with a 95 %",
-            f"interval over them (their number), a plan followed for {last['replan_every']} steps; 0: random actions, 100: the controller that",
-            "knows the goal. Not measured: the policy was not played; one that has learned little earns little whatever its sampler.",
+            f"interval over them (their number), a plan followed for {last['replan_every']} steps; 0: random actions, 100: the reference expert.",
             "",
             f"{last['date']} UTC, {last['machine']}, torch {last['torch']}, stitchrl {last['version']} at {last['commit']}. `{last['run']['data']}`, "
             f"{last['run']['steps']:,} steps of learning, horizon {settings['horizon']}, width {settings['width']}, "

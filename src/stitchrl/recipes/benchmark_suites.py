@@ -166,10 +166,13 @@ _SMALL_SEQUENCES: dict[str, Size] = {
 
 def _sequences() -> Suite:
     methods = ("bc", "filtered_bc", *_SEQUENCES)
-    tasks = [Task(f"hopper/{level}", methods, 10_000, sizes=_SEQUENCES) for level in ("medium-expert", "medium-replay")]
+    levels = ("medium-expert", "medium-replay")
+    tasks = [Task(f"hopper/{level}", methods, 10_000, sizes=_SEQUENCES) for level in levels]
+    conditioned = ("bc", "filtered_bc", "decision_transformer")
+    tasks += [Task(f"{task}/{level}", conditioned, 10_000, sizes=_SEQUENCES) for level in levels for task in ("walker2d", "halfcheetah")]
     small = ("bc", "filtered_bc", "iql", *_SMALL_SEQUENCES)
     tasks.append(Task("pendulum/mixed", small, 6_000, episodes=20, sizes=_SMALL_SEQUENCES, milliseconds=3.0))
-    return Suite("sequences", "sequence models and diffusion beside cloning, small networks: four hours of one core", tuple(tasks), seeds=3)
+    return Suite("sequences", "sequence models and diffusion beside cloning, small networks: five hours of one core", tuple(tasks), seeds=3)
 
 
 def _full() -> Suite:
