@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from stitchrl.algorithms.decision_diffuser import DecisionDiffuser, DecisionDiffuserConfig, asked_of, combined
+from stitchrl.algorithms.decision_diffuser import DecisionDiffuser, DecisionDiffuserConfig, asked_of
 from stitchrl.algorithms.diffuser import Diffuser, DiffuserConfig, gradient
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import LabelledWindowBatch, WindowBatch
+from stitchrl.nn.diffusion import guided
 
 SPEC = Spec(Box((1,)), Box((1,), (-1.0,), (1.0,)))
 SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2), "diffusion_steps": 6}
@@ -126,8 +127,8 @@ def test_without_guide_diffuser_samples_as_its_diffusion_does() -> None:
     noise = z.transpose(0, 1).flatten(1, 2)
     plain = policy.denoiser.diffusion.sample(noise[0], policy.steps, noise=noise[1:], hold=lambda x: torch.where(first, s, x))
     assert torch.equal(states.flatten(0, 1), plain[..., :1])
-    guided = planner(Diffuser, guide_scale=50.0, candidates=2).planned(OBSERVATIONS, z).states
-    assert not torch.allclose(guided, states, atol=1e-4)
+    climbing = planner(Diffuser, guide_scale=50.0, candidates=2).planned(OBSERVATIONS, z).states
+    assert not torch.allclose(climbing, states, atol=1e-4)
 
 
 def test_the_guide_climbs_the_value() -> None:
@@ -177,8 +178,8 @@ def test_guidance_zero_is_unconditional_and_one_conditional() -> None:
     untold = diffusion(x, times, torch.zeros(3, 1), torch.zeros(3, 1))
     conditional = diffusion(x, times, torch.full((3, 1), 0.9), torch.ones(3, 1))
     assert not torch.allclose(untold, conditional, atol=1e-5)
-    assert torch.equal(combined(diffusion, x, times, values, told, 0.0), untold)
-    assert torch.allclose(combined(diffusion, x, times, values, told, 1.0), conditional, atol=1e-6)
+    assert torch.equal(guided(diffusion, x, times, values, told, 0.0), untold)
+    assert torch.allclose(guided(diffusion, x, times, values, told, 1.0), conditional, atol=1e-6)
     unguided = planner(DecisionDiffuser, guidance=0.0)
     other = planner(DecisionDiffuser, guidance=0.0, target=0.1)
     assert torch.equal(unguided(OBSERVATIONS), other(OBSERVATIONS)), "nothing is asked for"
@@ -201,7 +202,7 @@ def test_conditions_combine_as_a_sum_of_what_each_alone_changes() -> None:
     nothing = diffusion(x, times, torch.zeros(2, 4), torch.zeros(2, 4))
     parts = [alone(0, torch.tensor([0.9, 0.4])), alone(1, torch.ones(2)), alone(2, -torch.ones(2))]
     expected = nothing + 1.5 * sum(part - nothing for part in parts)
-    assert torch.allclose(combined(diffusion, x, times, values, told, 1.5), expected, atol=1e-5)
+    assert torch.allclose(guided(diffusion, x, times, values, told, 1.5), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [Diffuser, DecisionDiffuser])

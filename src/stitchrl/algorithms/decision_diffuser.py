@@ -23,7 +23,7 @@ from stitchrl.core.settings import Count, Fraction, Hidden, Natural, NonNegative
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
 from stitchrl.nn.denoisers import DiT, TemporalUnet
-from stitchrl.nn.diffusion import Diffusion, draws, sample
+from stitchrl.nn.diffusion import Diffusion, draws, guided, sample
 from stitchrl.nn.mlp import MLP
 from stitchrl.nn.noise_schedules import Prediction, SamplerName, Schedule, ScheduleKind, chain
 from stitchrl.nn.planning import Measured, TrajectoryModel, begun, check_horizon, held, no_plans, renewed
@@ -219,7 +219,7 @@ class DecisionDiffuserPolicy(Policy):
             return torch.where(present, s.unsqueeze(1), x)
 
         def denoise(x: Tensor, times: Tensor) -> Tensor:
-            return combined(diffusion, x, times, values, told, c.guidance)
+            return guided(diffusion, x, times, values, told, c.guidance)
 
         return sample(denoise, start, steps, noise=later, prediction=c.prediction, hold=hold, record=True)
 
@@ -240,18 +240,6 @@ def asked_of(c: DecisionDiffuserConfig, target: Tensor) -> tuple[Tensor, Tensor]
     chosen = ([0] if c.return_condition else []) + [i + c.return_condition for i, sign in enumerate(asked) if sign]
     told = torch.eye(len(values), dtype=target.dtype, device=target.device)[chosen]
     return torch.stack(values, -1).expand(len(chosen), -1, -1), told
-
-
-def combined(diffusion: Diffusion, x: Tensor, times: Tensor, values: Tensor, told: Tensor, weight: float) -> Tensor:
-    """Returns eq. 9, at plans `[N, T, C]`: what the network says untold, and weight times what each condition, told alone, changes in it."""
-    asked, count, conditions = values.shape
-    if not weight or not asked:
-        nothing = x.new_zeros(count, conditions)
-        return diffusion(x, times, nothing, nothing)  # type: ignore[no-any-return]
-    every = torch.cat([torch.zeros_like(told[:1]), told]).repeat_interleave(count, 0)  # [(1 + Q) N, M], the first N untold
-    said = diffusion(x.repeat(1 + asked, 1, 1), times, torch.cat([values[0], values.flatten(0, 1)]), every).unflatten(0, (1 + asked, count))
-    result: Tensor = said[0] + weight * (said[1:] - said[:1]).sum(0)
-    return result
 
 
 @final

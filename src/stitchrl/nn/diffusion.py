@@ -101,12 +101,21 @@ def predicted_data(said: Tensor, x: Tensor, step: Step, prediction: Prediction) 
     return step.signal * x - step.deviation * said
 
 
-def guided(conditional: Tensor, unconditional: Tensor, weight: float) -> Tensor:
-    """Returns unconditional + weight (conditional - unconditional): 0 is unconditional, 1 conditional, above 1 more of the condition.
+def guided(diffusion: Diffusion, x: Tensor, times: Tensor, values: Tensor, told: Tensor, weight: float) -> Tensor:
+    """Returns what the network says of `x [N, *X]` untold, and weight times what each of Q conditions, told alone, changes in it.
 
-    Classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598, whose weight is this one less 1), as Decision Diffuser has it.
+    Classifier-free guidance (Ho & Salimans, 2022, arXiv:2207.12598, whose weight is this one less 1) as Decision Diffuser combines it (eq. 9):
+    0 is unconditional, 1 conditional, above 1 more of the condition. values: `[Q, N, M]`, of M conditions; told: `[Q, M]`, which each of Q is.
     """
-    return unconditional if weight == 0 else torch.lerp(unconditional, conditional, weight)
+    asked, count, conditions = values.shape
+    if not weight or not asked:
+        nothing = x.new_zeros(count, conditions)
+        return diffusion(x, times, nothing, nothing)  # type: ignore[no-any-return]
+    every = torch.cat([torch.zeros_like(told[:1]), told]).repeat_interleave(count, 0)  # [(1 + Q) N, M], the first N untold
+    several = (1 + asked, *[1] * (x.ndim - 1))
+    said = diffusion(x.repeat(several), times, torch.cat([values[0], values.flatten(0, 1)]), every).unflatten(0, (1 + asked, count))
+    result: Tensor = said[0] + weight * (said[1:] - said[:1]).sum(0)
+    return result
 
 
 def _as_it_is(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from diffusers import schedulers
 from torch import Tensor
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.nn.diffusion import Diffusion, draws, guided, sample
+from stitchrl.nn.diffusion import Diffusion, draws, sample
 from stitchrl.nn.noise_schedules import Chain, Schedule, chain
 
 TRAINED = 20
@@ -158,13 +158,6 @@ def test_a_guide_moves_what_the_network_sees() -> None:
     sample(spy, START, steps, guide=lambda x, step: x + 10.0**step.time, record=True)
     assert torch.equal(seen[0], START + 10_000)
     assert [step.time for step in steps] == [4, 3, 2, 1, 0]
-
-
-def test_guidance_of_0_is_unconditional_and_of_1_conditional() -> None:
-    conditional, unconditional = START, START.flip(0)
-    assert torch.equal(guided(conditional, unconditional, 0.0), unconditional)
-    assert torch.equal(guided(conditional, unconditional, 1.0), conditional)
-    torch.testing.assert_close(guided(conditional, unconditional, 3.0), 3 * conditional - 2 * unconditional)
 
 
 def test_errors_are_those_of_the_noise_the_data_and_the_velocity() -> None:
