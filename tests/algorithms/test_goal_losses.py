@@ -174,22 +174,28 @@ def test_representations_have_the_length_of_their_dimensions() -> None:
 
 def test_iql_follows_the_critics_gradient_beside_cloning() -> None:
     spec = Spec(Box((1,)), Box((1,), (-1.0,), (1.0,)))
-    config = IQLConfig(hidden=(), actor_loss="ddpg_bc", bc_weight=0.5, distribution="deterministic")
+    config = IQLConfig(hidden=(), actor_loss="ddpg_bc", bc_weight=0.5)
     algorithm = made(IQL, config, spec)
     linear(algorithm.critic, [[1.0, 2.0], [1.0, 1.0]], [0.0, 1.0])  # s + 2 a, s + a + 1
-    linear(algorithm.actor, [0.0], [math.atanh(0.5)])
+    linear(algorithm.actor, [0.0], [0.5])
     from tests.algorithms.test_losses import batch
 
     found, metrics = losses(algorithm, batch([1.0, -4.0], [[0.5], [-0.5]], [0, 0], [0, 0], [0, 0]))
     # the smaller critic: min(2, 2.5) and min(-3, -2.5), of mean size 2.5
-    assert found["actor"].item() == pytest.approx(0.5 * (0 + 1) / 2 - (2 - 3) / 2 / (2.5 + 1e-6))
-    assert metrics["cloning_error"] == pytest.approx(0.5)
+    assert found["actor"].item() == pytest.approx(0.5 * (0 + 0.5) / 2 - (2 - 3) / 2 / (2.5 + 1e-6))
+    assert metrics["cloning_error"] == pytest.approx(0.25)
     assert "clipped_weights" not in metrics
-    for settings in ({"bc_weight": 0.5}, {"actor_loss": "ddpg_bc", "inverse_temperature": 1.0}):
+    for settings in (
+        {"bc_weight": 0.5},
+        {"actor_loss": "ddpg_bc", "inverse_temperature": 1.0},
+        {"actor_loss": "ddpg_bc", "distribution": "deterministic"},
+    ):
         with pytest.raises(ConfigError, match="has no effect with actor_loss"):
             made(IQL, IQLConfig(**settings), spec)
     with pytest.raises(ConfigError, match="with discrete actions"):
         made(IQL, IQLConfig(actor_loss="ddpg_bc"), Spec(Box((1,)), Discrete(2)))
+    with pytest.raises(ConfigError, match="take awr"):
+        made(IQL, IQLConfig(actor_loss="ddpg_bc"), Spec(Discrete(3), Box((1,))))
 
 
 def test_a_plain_algorithm_learns_to_act_from_the_actors_goals_and_to_value_from_the_others() -> None:

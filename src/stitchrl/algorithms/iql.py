@@ -11,10 +11,12 @@ from torch import Tensor
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics, frozen
 from stitchrl.core.batch import TransitionBatch, Transitions
+from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate, refuse_changed
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
+from stitchrl.nn.goal_networks import ClippedActor
 from stitchrl.nn.mlp import Critic, Value
 
 
@@ -29,9 +31,9 @@ class IQLConfig:
     max_weight: Positive = 100.0
     """bound of the advantage weights: not in the paper; in its code"""
     actor_loss: Literal["awr", "ddpg_bc"] = "awr"
-    """how the actor learns: by weighted cloning, or by the critic's gradient and cloning beside it: not in the paper; GCIQL in OGBench does"""
+    """how the actor learns: by weighted cloning, or by the critic's gradient and cloning beside it, as GCIQL in OGBench: not in the paper"""
     bc_weight: Positive = 0.3
-    """of cloning in `ddpg_bc` (alpha in OGBench)"""
+    """of cloning in `ddpg_bc`, of half the squared error (alpha in OGBench)"""
     distribution: Literal["gaussian", "deterministic"] = "gaussian"
     """of continuous actions; deterministic: weighted squared error instead of likelihood"""
     target_rate: Rate = 0.005
@@ -55,16 +57,19 @@ class IQL(Algorithm):
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
         self.value = Value(spec, config.hidden, layer_norm=config.layer_norm)
-        self.actor: CategoricalActor | DeterministicActor | GaussianActor
+        self.actor: CategoricalActor | ClippedActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
             refuse_changed(config, ("distribution", "actor_loss"), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
+        elif config.actor_loss == "ddpg_bc":
+            refuse_changed(config, ("inverse_temperature", "max_weight", "distribution"), "with actor_loss ddpg_bc")
+            if isinstance(spec.observation, Discrete) or is_image(spec.observation):
+                raise ConfigError(f"actor_loss ddpg_bc reads observation vectors, and these data have {spec.observation}; take awr")
+            self.actor = ClippedActor(spec, config.hidden)  # squashed, it would follow the critic into its flat ends and stay there
         else:
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
         if config.actor_loss == "awr":
             refuse_changed(config, ("bc_weight",), "with actor_loss awr")
-        else:
-            refuse_changed(config, ("inverse_temperature", "max_weight"), "with actor_loss ddpg_bc")
         self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=config.layer_norm)
         adam = Adam(config.learning_rate)
         self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
@@ -87,6 +92,8 @@ class IQL(Algorithm):
         if "actor" in due:
             if isinstance(self.actor, DeterministicActor):
                 cloning = (self.actor(s) - a).square().sum(-1)
+            elif isinstance(self.actor, ClippedActor):
+                cloning = -self.actor.log_likelihoods(s, a)
             else:
                 cloning = -self.actor.log_probabilities(s, a)
             if c.actor_loss == "awr":  # advantage-weighted regression, eq. 7

@@ -19,7 +19,7 @@ LOGS = (
     *(f"antmaze/{size}-{kind}" for size in ("medium", "large") for kind in ("navigate", "stitch", "explore")),
 )
 METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
-# Weights of cloning, by task and kind: (GCIQL, of half the squared error; QRL; CRL).
+# Weights of cloning (of half the squared error), by task and kind: GCIQL, QRL, CRL.
 _CLONING: dict[tuple[str, Kind], tuple[float, float, float]] = {
     ("pointmaze", "navigate"): (0.003, 0.0003, 0.03),
     ("pointmaze", "stitch"): (0.003, 0.0003, 0.03),
@@ -40,7 +40,7 @@ def gcivl() -> Recipe:
 
 
 def gciql() -> Recipe:
-    """GCIQL: expectile 0.9, the critic's gradient beside cloning with weight 0.3 of half the squared error."""
+    """GCIQL: expectile 0.9, the critic's gradient beside cloning with weight 0.3."""
     return _make("gciql", "antmaze", "navigate")
 
 
@@ -75,8 +75,8 @@ def _make(method: str, task: str, kind: Kind) -> Recipe:
         return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=drawing)
     if method == "gciql":
         settings = {
-            "expectile": 0.9, "distribution": "deterministic", "actor_loss": "ddpg_bc", "bc_weight": gciql_weight / 2, "layer_norm": True,
-            "hidden": (512, 512, 512), "actor_schedule": "constant",
+            "expectile": 0.9, "actor_loss": "ddpg_bc", "bc_weight": gciql_weight, "layer_norm": True, "hidden": (512, 512, 512),
+            "actor_schedule": "constant",
         }  # fmt: skip
         return Recipe("iql", settings, goals=drawing)
     if method == "hiql":
