@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import final
 
 import numpy as np
@@ -20,7 +21,7 @@ from stitchrl.core.frame_batch import Table
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, Spacing
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, fits_packed, read_front_to_back, uniform
+from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, uniform
 from stitchrl.data.transforms import Affine, apply
 
 
@@ -72,21 +73,6 @@ class GoalRows(Rows):
         return torch.where(ahead, goal, (any_state * (self.size + len(self.ends))).long()), ahead
 
 
-@final
-class StreamedStates(Rows):
-    """States packed when a block of steps asks for them, from columns that may be larger than memory."""
-
-    def __init__(self, dataset: Dataset, transforms: Sequence[Affine], device: torch.device) -> None:
-        self.dataset, self.transforms, self.device = dataset, transforms, device
-        self.size = len(dataset) + dataset.episodes
-
-    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return uniform(self.size, shape, generator)
-
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return read_front_to_back(index, lambda numbers: pack_states(self.dataset, self.transforms, numbers), self.device)
-
-
 def pack_states(dataset: Dataset, transforms: Sequence[Affine], numbers: np.ndarray) -> np.ndarray:
     """Returns float32 `[M, O + A]`: states by number, transformed, and the actions taken there, 0 in an episode's final state."""
     first = dataset.offsets[:-1] + np.arange(dataset.episodes)  # each episode's first state
@@ -136,7 +122,7 @@ def goal_rows_of(
     if fits_packed(count * size, device, memory_limit):
         states = DeviceRows(torch.from_numpy(pack_states(dataset, transforms, np.arange(count))).to(device))
     else:
-        states = StreamedStates(dataset, transforms, device)
+        states = StreamedRows(count, partial(pack_states, dataset, transforms), device)
     return GoalRows(states, dataset.offsets, kind, drawing, discount, device)
 
 

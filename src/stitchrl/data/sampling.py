@@ -77,38 +77,29 @@ class ChosenRows(Rows):
 
 @final
 class StreamedRows(Rows):
-    """Rows packed when a block of steps asks for them, from columns that may be larger than memory."""
+    """Rows packed when a block of steps asks for them, from columns that may be larger than memory.
 
-    def __init__(self, dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device) -> None:
-        self.dataset, self.kind, self.transforms, self.device = dataset, kind, transforms, device
-        self.usable = usable_rows(dataset, kind)
-        self.computed = computed_columns(dataset, kind, transforms)
-        self.size = len(dataset) if self.usable is None else len(self.usable)
+    pack: returns float32 `[M, width]` for numbers of rows `[M]`, which it is asked for in rising order: a memory map is read from front to back.
+    usable: the numbers that may be drawn; None: all up to `size`.
+    """
+
+    def __init__(self, size: int, pack: Callable[[np.ndarray], np.ndarray], device: torch.device, usable: np.ndarray | None = None) -> None:
+        self.pack, self.device, self.usable = pack, device, usable
+        self.size = size if usable is None else len(usable)
 
     def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
         return uniform(self.size, shape, generator)
 
     def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        def pack(rows: np.ndarray) -> np.ndarray:
-            return pack_rows(self.dataset, self.kind, self.transforms, rows, self.computed)
-
-        return read_front_to_back(self.numbers(index), pack, self.device)
+        rows = self.numbers(index).cpu().numpy().reshape(-1)
+        order = np.argsort(rows)
+        position = np.empty_like(order)
+        position[order] = np.arange(len(order))
+        table = torch.from_numpy(self.pack(rows[order]))  # repeated rows stay, so that all tables have one shape
+        return table.to(self.device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(self.device)
 
     def numbers(self, index: Tensor) -> Tensor:
         return index if self.usable is None else torch.from_numpy(self.usable[index.cpu().numpy()])
-
-
-def read_front_to_back(index: Tensor, pack: Callable[[np.ndarray], np.ndarray], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Returns a table on the device of the rows at `index` (any shape), which `pack` is asked for in rising order, and their positions in it.
-
-    So a memory map is read from front to back; repeated rows stay, and all tables have one shape.
-    """
-    rows = index.cpu().numpy().reshape(-1)
-    order = np.argsort(rows)
-    position = np.empty_like(order)
-    position[order] = np.arange(len(order))
-    table = torch.from_numpy(pack(rows[order]))
-    return table.to(device, non_blocking=True), torch.from_numpy(position.reshape(index.shape)).to(device)
 
 
 def fits_packed(numbers: int, device: torch.device, memory_limit: int) -> bool:
@@ -135,9 +126,19 @@ def rows_of(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], dev
 
         return frame_rows_of(dataset, kind, transforms, device, memory_limit)
     if not fits_packed(len(dataset) * row_width(kind, dataset.spec), device, memory_limit):
-        return StreamedRows(dataset, kind, transforms, device)
+        return streamed_rows(dataset, kind, transforms, device)
     table, usable = torch.from_numpy(pack_rows(dataset, kind, transforms)).to(device), usable_rows(dataset, kind)
     return DeviceRows(table) if usable is None else ChosenRows(table, torch.from_numpy(usable).to(device))
+
+
+def streamed_rows(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], device: torch.device) -> StreamedRows:
+    """Returns the rows of `pack_rows`, packed when they are asked for."""
+    computed = computed_columns(dataset, kind, transforms)
+
+    def pack(rows: np.ndarray) -> np.ndarray:
+        return pack_rows(dataset, kind, transforms, rows, computed)
+
+    return StreamedRows(len(dataset), pack, device, usable_rows(dataset, kind))
 
 
 def pack_rows(

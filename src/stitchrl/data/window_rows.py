@@ -21,7 +21,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.following import in_no_order, returns_to_go
 from stitchrl.data.frame_sampling import FramesInPlace, as_tensor
 from stitchrl.data.frame_stacks import FrameStacks, frames_of, frames_one_by_one, stacks_of_episodes
-from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, fits_packed, read_front_to_back, uniform
+from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, uniform
 from stitchrl.data.transforms import Affine, apply
 
 SAMPLED_STATES = 2**18  # that an algorithm measures its constants from
@@ -61,25 +61,6 @@ class WindowRows(Rows):
         return WindowBatch(*batch[: len(WindowBatch._fields)])
 
 
-@final
-class StreamedWindowStates(Rows):
-    """States packed when a block of steps asks for them, from columns that may be larger than memory."""
-
-    def __init__(self, dataset: Dataset, kind: Windows, transforms: Sequence[Affine], device: torch.device) -> None:
-        self.dataset, self.kind, self.transforms, self.device = dataset, kind, transforms, device
-        self.size = len(dataset) + dataset.episodes
-        self.returns = _returns(dataset, kind, transforms)
-
-    def draw(self, seed: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-        return uniform(self.size, shape, generator)
-
-    def gather(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        def pack(numbers: np.ndarray) -> np.ndarray:
-            return pack_window_states(self.dataset, self.kind, self.transforms, numbers, self.returns)
-
-        return read_front_to_back(index, pack, self.device)
-
-
 def window_rows_of(dataset: Dataset, kind: Windows, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> WindowRows:
     """Returns a log's steps as windows, states on the device if they take at most `memory_limit` bytes (on a CPU `PACKED_ON_CPU`), else streamed.
 
@@ -92,7 +73,12 @@ def window_rows_of(dataset: Dataset, kind: Windows, transforms: Sequence[Affine]
     elif fits_packed((len(dataset) + dataset.episodes) * sum(kind.columns(dataset.spec).values()), device, memory_limit):
         states = DeviceRows(torch.from_numpy(_all_states(dataset, kind, transforms)).to(device))
     else:
-        states = StreamedWindowStates(dataset, kind, transforms, device)
+        returns = _returns(dataset, kind, transforms)
+        states = StreamedRows(
+            len(dataset) + dataset.episodes,
+            lambda numbers: pack_window_states(dataset, kind, transforms, numbers, returns),
+            device,
+        )
     return WindowRows(states, dataset.offsets, kind, dataset.spec, device)
 
 

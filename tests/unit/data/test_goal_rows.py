@@ -14,7 +14,8 @@ from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, check_drawing, with_goal, without_goal
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.goal_rows import GoalRows, StreamedStates, for_pairs, goal_rows_of
+from stitchrl.data.goal_rows import GoalRows, for_pairs, goal_rows_of
+from stitchrl.data.sampling import StreamedRows
 from stitchrl.data.transforms import Affine, standardize_observations
 
 CPU = torch.device("cpu")
@@ -118,7 +119,7 @@ def test_the_batch_says_where_the_goal_is_reached() -> None:
 def test_streamed_states_are_the_packed_ones() -> None:
     dataset = log((3, 50, 1, 7))
     packed, streamed = (rows(dataset, Goals(subgoals=True), memory) for memory in (1 << 20, 0))
-    assert isinstance(streamed.states, StreamedStates) and not isinstance(packed.states, StreamedStates)
+    assert isinstance(streamed.states, StreamedRows) and not isinstance(packed.states, StreamedRows)
     index = packed.draw(0, (4, 32), torch.Generator().manual_seed(1))
     assert torch.equal(index, streamed.draw(0, (4, 32), torch.Generator().manual_seed(1)))
     (one, i), (two, j) = packed.gather(index), streamed.gather(index)

@@ -11,7 +11,7 @@ from stitchrl.core.errors import CheckpointError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
-from stitchrl.data.sampling import DeviceRows, StreamedRows, pack_rows
+from stitchrl.data.sampling import DeviceRows, pack_rows, streamed_rows
 
 CPU = torch.device("cpu")
 
@@ -94,7 +94,7 @@ def test_a_streamed_log_gives_the_same_rows() -> None:
     table = torch.from_numpy(pack_rows(log, Transitions(), []))
     own = Replay(5, table.shape[1], CPU)
     own.extend(torch.randn(3, table.shape[1], generator=generator()))
-    whole, streamed = (Mixture(r, [own], 4) for r in (DeviceRows(table), StreamedRows(log, Transitions(), [], CPU)))
+    whole, streamed = (Mixture(r, [own], 4) for r in (DeviceRows(table), streamed_rows(log, Transitions(), [], CPU)))
     index = whole.draw(0, (2, 8), generator())
     assert torch.equal(index, streamed.draw(0, (2, 8), generator()))
     (a, i), (b, j) = whole.gather(index), streamed.gather(index)

@@ -11,7 +11,7 @@ from stitchrl.core.batch import Transitions
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data import sampling
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import DeviceRows, StreamedRows, pack_rows, rows_of
+from stitchrl.data.sampling import DeviceRows, StreamedRows, pack_rows, rows_of, streamed_rows
 from stitchrl.data.transforms import affine_rewards
 from stitchrl.training.learner import Learner, Training
 
@@ -45,7 +45,7 @@ def test_chunks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_streamed_rows_are_those_on_the_device() -> None:
     whole = torch.from_numpy(pack_rows(log(), Transitions(), SCALED))
-    streamed = StreamedRows(log(), Transitions(), SCALED, CPU)
+    streamed = streamed_rows(log(), Transitions(), SCALED, CPU)
     index = torch.randint(200, (6, 2, 50), generator=torch.Generator().manual_seed(0))  # with repeats
     table, position = streamed.gather(index)
     assert torch.equal(table[position], whole[index])

@@ -17,9 +17,9 @@ from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import stack_frames
-from stitchrl.data.sampling import rows_of
+from stitchrl.data.sampling import StreamedRows, rows_of
 from stitchrl.data.transforms import Affine
-from stitchrl.data.window_rows import StreamedWindowStates, WindowRows
+from stitchrl.data.window_rows import WindowRows
 from tests.unit.data.image_logs import dense, single
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_starts_are_drawn_over_steps_so_that_long_episodes_come_more_often() -> 
 def test_streamed_windows_are_those_in_memory() -> None:
     dataset = log()
     one, two = rows(dataset, length=4, discount=0.9), rows(dataset, memory=0, length=4, discount=0.9)
-    assert isinstance(two.states, StreamedWindowStates)
+    assert isinstance(two.states, StreamedRows)
     for step in range(len(dataset)):
         for mine, theirs in zip(window(one, step), window(two, step), strict=True):
             assert torch.equal(mine, theirs)
