@@ -1,6 +1,6 @@
-"""Logs of HalfCheetah, Hopper and Walker2d made in the manner of D4RL (Fu et al., 2020, arXiv:2004.07219, section 5): not D4RL's data.
+"""Logs of HalfCheetah, Hopper, Walker2d and Ant made in the manner of D4RL (Fu et al., 2020, arXiv:2004.07219, section 5): not D4RL's data.
 
-The agents are our own online SAC of 200,000 steps (benchmarks/behaviours/locomotion.py trained them, ship.py chose the policies), D4RL's
+The agents are our own online SAC of 200,000 steps (Ant 250,000; benchmarks/behaviours/locomotion.py trained them, ship.py chose the policies), D4RL's
 were trained ten times longer; logs are a fifth of D4RL's length; `medium-replay` is rolled out by policies kept on the way to `medium`, where
 D4RL keeps the replay itself; tasks are Gymnasium's v5 under its clock of 1,000 steps. Scores are normalised by D4RL's reference returns.
 """
@@ -49,6 +49,7 @@ TASKS = (
     Task("halfcheetah", "HalfCheetah-v5", medium_steps=40_000, replays=4, steps_per_second=4_000, bytes_per_step=110),
     Task("hopper", "Hopper-v5", medium_steps=100_000, replays=5, steps_per_second=4_000, bytes_per_step=74),
     Task("walker2d", "Walker2d-v5", medium_steps=120_000, replays=5, steps_per_second=4_000, bytes_per_step=110),
+    Task("ant", "Ant-v5", medium_steps=30_000, replays=3, steps_per_second=1_200, bytes_per_step=480),
 )
 
 
