@@ -22,6 +22,7 @@ import torch
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
 from stitchrl.core.records import Logging
+from stitchrl.evaluation.references import Reference, normalized_score
 from stitchrl.experiment import Plan, Result, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
@@ -186,6 +187,7 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
     measure = "normalized" if all(line.get("normalized") for line in lines) else "returns"
     means = [sum(line[measure][0]) / len(line[measure][0]) for line in lines]
     best = lines[means.index(max(means))]
+    exact = None if lines[-1].get("exact_value") is None else float(lines[-1]["exact_value"][0])
     return identity(job, log.fingerprint) | {
         "measure": "normalised score" if measure == "normalized" else "return",
         "algorithm": job.plan.algorithm,
@@ -196,11 +198,20 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
         "reference": metadata.get("reference"),
         "note": metadata.get("note"),
         "environment": metadata["environment"],
-        "exact_value": None if lines[-1].get("exact_value") is None else lines[-1]["exact_value"][0],
+        "exact_value": exact,
+        "exact_score": _exact_score(exact, job, metadata),
         "alarms": [alarm.name for alarm in result.alarms],
         "seconds": round(lines[-1]["seconds"], 1),
         "config": job.config,
     }
+
+
+def _exact_score(exact: float | None, job: Job, metadata: dict[str, Any]) -> float | None:
+    """The normalised score of an exact value that is of returns as episodes are scored: undiscounted."""
+    reference, discount = metadata.get("reference"), getattr(job.plan.settings, "discount", metadata.get("discount"))
+    if exact is None or reference is None or discount != 1:
+        return None
+    return float(normalized_score(exact, Reference(reference["random"], reference["expert"])))
 
 
 def _scores(line: dict[str, Any], measure: str) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _standard() -> Suite:
     mazes = [Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)]
     ants = [Task("antmaze/umaze-diverse", REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0)]
     goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, {"hidden": (128, 128)}, 1, 25, 8.0, sizes=_SMALL_SIZES)
-    sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,)}, 5, 50, 1.0, 1.5)
+    sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,), "discount": 1.0}, 5, 50, 1.0, 1.5)
     text = "control, mazes, goals and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
     return Suite("standard", text, (*replays, *experts, small, *mazes, *ants, goals, sepsis), seeds=3)
 

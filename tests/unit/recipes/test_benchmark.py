@@ -16,7 +16,7 @@ from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import locked
 from stitchrl.environments.make import make, mdp_of
 from stitchrl.recipes import benchmark_schedule
-from stitchrl.recipes.benchmark_runs import append_raw, jobs_of
+from stitchrl.recipes.benchmark_runs import _exact_score, append_raw, jobs_of
 from stitchrl.recipes.benchmark_suites import Task, fits, plan_of, recipe_of, seconds_of, suite
 from stitchrl.recipes.published import Recipe
 from stitchrl.recipes.published_scores import SOURCE, published
@@ -155,6 +155,22 @@ def test_a_table_in_numbers() -> None:
     assert "| hopper-medium-v2 | hopper/medium | 53.5 ± 1.8 | 67.5 ± 3.8 |" in page and "not the same data" in page
     assert "0.1 hours of one core" in page
     assert page == benchmark_table(list(rows), published, SOURCE)
+
+
+def test_an_exact_value_stands_in_place_of_episodes() -> None:
+    rows = [row("made/log", "bc", seed, 99.0, exact_score=x) for seed, x in enumerate((20.0, 30.0, 40.0))]
+    last, best = benchmark_table(rows, published, SOURCE).split("## Best policy")
+    assert "without episodes" in last and "| 30.0 [20.0, 40.0] |" in last and "109.0" in best
+    page = benchmark_table([*rows[:2], row("made/log", "bc", 2, 99.0)], published, SOURCE)
+    assert "| 99.0 [99.0, 99.0] |" in page, "not where one seed's is unknown"
+
+
+def test_values_are_exact_scores_where_nothing_is_discounted() -> None:
+    sepsis = next(job for job in jobs_of(suite("standard"), ("bcq",), 1, 20) if job.task.dataset == "icu-sepsis/mixed")
+    told = {"reference": {"random": 0.5, "expert": 1.0}, "discount": 1.0}
+    assert _exact_score(0.75, sepsis, told) == pytest.approx(50.0)
+    assert _exact_score(None, sepsis, told) is None and _exact_score(0.75, sepsis, {"discount": 1.0}) is None
+    assert _exact_score(0.75, jobs_of(suite("smoke"), ("iql",), 1, 20)[0], told) is None, "which discounts by 0.99"
 
 
 def test_the_newest_settings_count_and_the_page_says_so() -> None:
