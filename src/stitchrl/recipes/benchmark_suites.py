@@ -104,15 +104,15 @@ _SMALL_SIZES = {
 
 def _standard() -> Suite:
     replays = [Task(f"{task}/medium-replay", MORE_REAL_METHODS, 10_000) for task in LOCOMOTION]  # mixed logs, where methods differ most
-    experts = [Task(f"{task}/medium-expert", REAL_METHODS, 10_000) for task in LOCOMOTION]
+    experts = Task("hopper/medium-expert", REAL_METHODS, 10_000)
     # every method that learns real-valued actions, on a task small enough for the dearest of them
     small = Task("pendulum/mixed", SMALL_METHODS, 6_000, False, {"hidden": (64, 64)}, 3, 20, 2.0, 5.0, _SMALL_SIZES)
-    mazes = [Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)]
-    ants = [Task("antmaze/umaze-diverse", REAL_METHODS, 10_000, evaluations=1, episodes=20, evaluation_seconds=20.0)]
+    maze = Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)
     goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, {"hidden": (128, 128)}, 1, 25, 8.0, sizes=_SMALL_SIZES)
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,), "discount": 1.0}, 5, 50, 1.0, 1.5)
+    # no AntMaze: after so few steps all methods are alike there (benchmarks/scores/standard)
     text = "control, mazes, goals and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
-    return Suite("standard", text, (*replays, *experts, small, *mazes, *ants, goals, sepsis), seeds=3)
+    return Suite("standard", text, (*replays, experts, small, maze, goals, sepsis), seeds=3)
 
 
 # Sequence models and diffusion as far as a core gets in minutes: a tenth to a hundredth of their papers' networks and steps.
