@@ -37,6 +37,14 @@ class Affine:
         return flat.astype(np.float32).reshape(x.shape)
 
 
+def return_scale(transforms: Sequence[Affine]) -> float | None:
+    """Returns what a return is multiplied by before the learner hears of it; None where rewards were shifted, which leaves no way back."""
+    rewards = [t for t in transforms if t.column == "rewards"]
+    if any(np.any(t.shift != 0) for t in rewards):
+        return None
+    return float(np.prod([t.scale.item() for t in rewards]))
+
+
 def standardize_observations(dataset: Dataset, epsilon: float = 1e-3) -> Affine:
     """Returns (x - mean) / (std + epsilon) for each observation dimension; a constant one becomes 0."""
     if isinstance(dataset.spec.observation, Discrete):

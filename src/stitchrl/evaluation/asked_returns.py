@@ -11,6 +11,7 @@ import torch
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
+from stitchrl.data.transforms import return_scale
 from stitchrl.evaluation.playing import Player
 from stitchrl.evaluation.rollout import rollout
 from stitchrl.evaluation.slots import Environment
@@ -89,13 +90,13 @@ def _ask(agent: Agent, returns: torch.Tensor | None) -> None:
 
 def _scale(agent: Agent) -> float:
     """What a return is multiplied by before the policy hears of it."""
-    rewards = [t for t in agent.transforms if t.column == "rewards"]
-    if any(np.any(t.shift != 0) for t in rewards):
+    scale = return_scale(agent.transforms)
+    if scale is None:
         raise ConfigError(
             "the policy learned from shifted rewards, whose returns grow with an episode's length: no target has a meaning in the task's units; "
             "train without --preprocessing.reward-shift"
         )
-    return float(np.prod([t.scale.item() for t in rewards]))
+    return scale
 
 
 def _logged(agent: Agent) -> tuple[float, float] | None:

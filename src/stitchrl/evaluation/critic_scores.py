@@ -18,7 +18,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import apply, learner_spec
+from stitchrl.data.transforms import apply, learner_spec, return_scale
 from stitchrl.training import checkpoint, seeds
 
 _ROWS = 20_000
@@ -37,10 +37,8 @@ class CriticScores:
 @torch.no_grad()
 def critic_scores(run: Path, agent: Agent, dataset: Dataset) -> CriticScores:
     """Returns what the critics in the run's newest checkpoint say; raises CheckpointError where there is none or it is another algorithm's."""
-    rewards = [t for t in agent.transforms if t.column == "rewards"]
-    if any(np.any(t.shift != 0) for t in rewards):
+    if (scale := return_scale(agent.transforms)) is None:
         return CriticScores(None, None)
-    scale = float(np.prod([t.scale.item() for t in rewards]))
     tensors, _ = checkpoint.load_newest(run / "checkpoints")
     template = build(algorithms.find(agent.name)[0], agent.config, learner_spec(agent.spec, agent.transforms), agent.seeds[0])
     stacked = _parameters(template, tensors, len(agent.seeds), run)

@@ -15,7 +15,7 @@ from stitchrl.core.goals import with_goal
 from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Discrete, Space, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import apply
+from stitchrl.data.transforms import apply, return_scale
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
@@ -120,13 +120,11 @@ class Judge:
 
         None where the algorithm has no value of its policy, or where rewards were shifted, which leaves no way back.
         """
-        rewards = [t for t in agent.transforms if t.column == "rewards"]
-        if any(np.any(t.shift != 0) for t in rewards):
+        if (scale := return_scale(agent.transforms)) is None:
             return None
         starts = torch.as_tensor(apply(agent.transforms, "observations", self.starts), device=learner.device)
         if starts.is_floating_point():
             starts = starts.to(next(iter(learner.update.parameters.values())).dtype)
-        scale = float(np.prod([t.scale.item() for t in rewards]))
         found = []
         for i in range(len(learner.seeds)):
             value = seeds.believed_value(learner.template, learner.parameters_of(i), starts)

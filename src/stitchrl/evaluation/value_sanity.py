@@ -25,7 +25,7 @@ from stitchrl.core.errors import CheckpointError
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import batch_rows
-from stitchrl.data.transforms import Affine, apply, learner_spec
+from stitchrl.data.transforms import Affine, apply, learner_spec, return_scale
 from stitchrl.nn.mlp import Critic, Scalar
 from stitchrl.training import checkpoint, seeds
 from stitchrl.training.learner import Learner
@@ -311,7 +311,5 @@ def value_sanity(run: Path, dataset: Dataset) -> ValueSanity:
 
 def _reward_scale(agent: Agent) -> tuple[float | None, str]:
     """What rewards were multiplied by; None where they were shifted too, which leaves no way back to the log's units."""
-    rewards = [t for t in agent.transforms if t.column == "rewards"]
-    if any(np.any(t.shift != 0) for t in rewards):
-        return None, "the learner's, whose rewards are shifted"
-    return float(np.prod([t.scale.item() for t in rewards])), "the log's"
+    scale = return_scale(agent.transforms)
+    return scale, "the log's" if scale is not None else "the learner's, whose rewards are shifted"
