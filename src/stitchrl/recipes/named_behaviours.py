@@ -18,8 +18,8 @@ SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies tra
 
 
 def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
-    """Returns `random`, `waypoint` (in a PointMaze), `highway-cautious`, `highway-reckless`, or the policy saved in a run directory or
-    shipped under a name such as `pendulum-expert`."""
+    """Returns `random`, `waypoint` (in a PointMaze), `highway-cautious`, `highway-reckless`, `pong-medium`, `pong-expert`, or the policy saved in a
+    run directory or shipped under a name such as `pendulum-expert`."""
     if name == "random":
         return RandomBehaviour(spec)
     if name == "waypoint":
@@ -30,13 +30,17 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
         from stitchrl.environments.highway_drivers import highway_driver
 
         return highway_driver("cautious" if name == "highway-cautious" else "reckless", spec, environment)
+    if name in ("pong-medium", "pong-expert"):
+        from stitchrl.environments.pong_controllers import pong_controller
+
+        return pong_controller("medium" if name == "pong-medium" else "expert", spec)
     path = SAVED / name if (SAVED / name).is_dir() else Path(name)
     if path.parent == SAVED and (game := _game(name)) is not None:
         return saved_policy(path, sampled=sampled, seen=partial(positions, game=game))
     if not path.is_dir():
         shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
         raise ConfigError(
-            f"behaviour '{name}' is neither random, waypoint, highway-cautious, highway-reckless, a shipped policy "
+            f"behaviour '{name}' is neither random, waypoint, highway-cautious, highway-reckless, pong-medium, pong-expert, a shipped policy "
             f"({', '.join(shipped)}) nor a directory with a saved policy"
         )
     return saved_policy(path, sampled=sampled)
