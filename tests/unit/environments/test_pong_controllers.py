@@ -9,7 +9,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.environments.pong_controllers import CONTROLLERS, DOWN, STAY, UP, Controller, decide, pong_controller
 
-PLAIN = Controller(dead_zone=0.05, damping=0.0, offset=0.0, away=0.0, return_gain=0.5, lead=1.0, column=1.0)
+PLAIN = Controller(dead_zone=0.05, damping=0.0, return_gain=0.5, column=1.0)
 
 
 def places(
@@ -40,6 +40,7 @@ def test_it_goes_to_where_the_ball_will_cross(own: float, ball: tuple[float, flo
 
 def test_it_waits_in_the_middle_for_a_ball_and_stops_in_time() -> None:
     assert decide(places(0.3, (0.0, 0.0), (0.0, 0.0), seen=0.0), PLAIN).tolist() == [UP]
+    assert decide(places(0.3, (0.0, 0.0), (0.9, 0.0), seen=0.0), PLAIN).tolist() == [STAY], "the ball is beside it"
     slow = Controller(**{**vars(PLAIN), "damping": 1.0})
     moving = places(0.3, (0.5, 0.2), (0.25, 0.1), own_before=0.1)  # by 0.2 a step, to be at 0.5 where 0.4 is wanted
     assert (decide(moving, PLAIN).tolist(), decide(moving, slow).tolist()) == ([DOWN], [UP])
