@@ -1,8 +1,9 @@
-"""Atari from demonstrations: Breakout played by small agents of our own, logged as frames.
+"""Atari from demonstrations: Breakout and Pong played by small agents of our own, logged as frames.
 
-The agents are our online Q-learning on the places of ball and paddle (environments/atari_positions.py; benchmarks/behaviours/locomotion.py
-trained them, ship.py shipped them; Pong's did not get far and is not there). What is logged is what others learn from: four stacked grey
-frames of 84 x 84 pixels (environments/atari.py), stored once each.
+The agents see the places of ball and paddle (environments/atari_positions.py). Breakout's are our online Q-learning
+(benchmarks/behaviours/locomotion.py trained them, ship.py shipped them), Pong's a controller whose numbers were searched
+(environments/pong_controllers.py). What is logged is what others learn from: four stacked grey frames of 84 x 84 pixels
+(environments/atari.py), stored once each.
 """
 
 from __future__ import annotations
@@ -18,28 +19,29 @@ _TEXTS = {
     "mixed": "a trained agent, one stopped early and random actions, by the game",
     "expert": "a trained agent, a tenth of its actions random",
 }
-STEPS = {"mixed": 12_000, "expert": 8_000}
+STEPS: dict[Game, dict[str, int]] = {"breakout": {"mixed": 12_000, "expert": 8_000}, "pong": {"mixed": 16_000, "expert": 8_000}}
+_PARALLEL: dict[Game, int] = {"breakout": 4, "pong": 8}  # games at a time: Pong's are long, and each has one behaviour
 EPSILON = 0.1  # of the agents' actions are random: what goes wrong is seen to be mended
 _BYTES = 84 * 84 + 40  # of a step
 # random: 40 games of uniformly random actions; expert: the shipped agent without random actions (benchmarks/behaviours/results.jsonl)
-REFERENCES: dict[Game, dict[str, float]] = {"breakout": {"random": 1.15, "expert": 26.9}}
+REFERENCES: dict[Game, dict[str, float]] = {"breakout": {"random": 1.15, "expert": 26.9}, "pong": {"random": -20.4, "expert": 8.2}}
 
 
 def recipes() -> list[DatasetRecipe]:
-    """Returns `breakout/{mixed,expert}`."""
+    """Returns `breakout/{mixed,expert}` and `pong/{mixed,expert}`."""
     return [
         DatasetRecipe(
             f"{game}/{level}",
             f"Atari's {game.capitalize()}, frames: {_TEXTS[level]}.",
             GAMES[game],
-            steps=STEPS[level],
+            steps=STEPS[game][level],
             episodes=None,
-            seconds=round(STEPS[level] / 500),
+            seconds=round(STEPS[game][level] / 500),
             reference=REFERENCES[game],
             make=partial(_make, game, level, 701 + 10 * i + j),
             # a network's actions differ in the last bit between processors: the hash is that of the first making
             fingerprint=None,
-            megabytes=STEPS[level] * _BYTES / 1e6,
+            megabytes=STEPS[game][level] * _BYTES / 1e6,
         )
         for i, game in enumerate(REFERENCES)
         for j, level in enumerate(MIXTURES)
@@ -60,5 +62,11 @@ def _make(game: Game, level: str, seed: int) -> Dataset:
         parts.append((share, inner if name == "random" else NoisyBehaviour(inner, spec, epsilon=EPSILON)))
     environment.close()
     return collect(
-        GAMES[game], MixtureBehaviour(parts), steps=STEPS[level], seed=seed, parallel=4, name=f"{game}/{level}", reference=REFERENCES[game]
+        GAMES[game],
+        MixtureBehaviour(parts),
+        steps=STEPS[game][level],
+        seed=seed,
+        parallel=_PARALLEL[game],
+        name=f"{game}/{level}",
+        reference=REFERENCES[game],
     )

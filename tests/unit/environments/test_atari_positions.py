@@ -52,6 +52,19 @@ def test_in_the_game_itself_our_paddle_goes_where_it_is_sent(game: Game) -> None
     assert up_or_left < -0.5 < 0.5 < down_or_right
 
 
+def test_the_shipped_controller_holds_its_own_in_pong_from_frames() -> None:
+    world = make(GAMES["pong"])
+    acting = behaviour("pong-expert", spec_of(world), world)
+    seen, _ = world.reset(seed=0)
+    points, generator = [], np.random.default_rng(0)
+    for _ in range(1_200):
+        actions, _ = acting.act(np.asarray(seen)[None], generator)
+        seen, reward, *_ = world.step(int(actions[0]))
+        points.append(float(reward))
+    world.close()
+    assert sum(points) >= -1 and len([x for x in points if x]) >= 3, "chance loses 21 of 21 in 900 steps"
+
+
 def test_the_shipped_agent_plays_breakout_from_frames() -> None:
     world = make(GAMES["breakout"])
     acting = behaviour("breakout-expert", spec_of(world), world)
