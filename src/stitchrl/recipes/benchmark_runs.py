@@ -185,37 +185,37 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
     """Returns the raw line of a run that came to its end: scores, hashes, versions, and all that a table is made from."""
     lines = [json.loads(line) for line in (directory / "evaluations.jsonl").read_text().splitlines()]
     measure = "normalized" if all(line.get("normalized") for line in lines) else "returns"
-    means = [sum(line[measure][0]) / len(line[measure][0]) for line in lines]
-    best = lines[means.index(max(means))]
-    exact = None if lines[-1].get("exact_value") is None else float(lines[-1]["exact_value"][0])
+    exact = [_exact_score(line, job, metadata) for line in lines]
+    means = [sum(line[measure][0]) / len(line[measure][0]) if score is None else score for line, score in zip(lines, exact, strict=True)]
+    best = means.index(max(means))
     return identity(job, log.fingerprint) | {
         "measure": "normalised score" if measure == "normalized" else "return",
         "algorithm": job.plan.algorithm,
-        "last": _scores(lines[-1], measure),
-        "best": _scores(best, measure),
+        "last": _scores(lines[-1], measure, exact[-1]),
+        "best": _scores(lines[best], measure, exact[best]),
         "curve": [[line["step"], round(mean, 4)] for line, mean in zip(lines, means, strict=True)],
         "log_return": log.mean_return,
         "reference": metadata.get("reference"),
         "note": metadata.get("note"),
         "environment": metadata["environment"],
-        "exact_value": exact,
-        "exact_score": _exact_score(exact, job, metadata),
+        "exact_value": None if lines[-1].get("exact_value") is None else lines[-1]["exact_value"][0],
         "alarms": [alarm.name for alarm in result.alarms],
         "seconds": round(lines[-1]["seconds"], 1),
         "config": job.config,
     }
 
 
-def _exact_score(exact: float | None, job: Job, metadata: dict[str, Any]) -> float | None:
-    """The normalised score of an exact value that is of returns as episodes are scored: undiscounted."""
+def _exact_score(line: dict[str, Any], job: Job, metadata: dict[str, Any]) -> float | None:
+    """The normalised score of an evaluation's exact value, where that is of returns as episodes are scored: undiscounted."""
     reference, discount = metadata.get("reference"), getattr(job.plan.settings, "discount", metadata.get("discount"))
-    if exact is None or reference is None or discount != 1:
+    if line.get("exact_value") is None or reference is None or discount != 1:
         return None
-    return float(normalized_score(exact, Reference(reference["random"], reference["expert"])))
+    return float(normalized_score(line["exact_value"][0], Reference(reference["random"], reference["expert"])))
 
 
-def _scores(line: dict[str, Any], measure: str) -> dict[str, Any]:
-    return {"step": line["step"], "scores": line[measure][0], "returns": line["returns"][0]}
+def _scores(line: dict[str, Any], measure: str, exact: float | None) -> dict[str, Any]:
+    found = {"step": line["step"], "scores": line[measure][0], "returns": line["returns"][0]}
+    return found if exact is None else found | {"exact_score": exact}
 
 
 def identity(job: Job, fingerprint: str) -> dict[str, Any]:

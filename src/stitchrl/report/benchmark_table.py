@@ -66,9 +66,9 @@ def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
 
 
 def _episodes(rows: list[Row], which: Which) -> np.ndarray:
-    """[S, episodes]; one column where the last policies' values are known exactly, and where seeds were judged by different numbers of episodes."""
-    if which == "last" and all(row.get("exact_score") is not None for row in rows):
-        return np.asarray([[row["exact_score"]] for row in rows], np.float64)
+    """[S, episodes]; one column where the policies' scores are known exactly, and where seeds were judged by different numbers of episodes."""
+    if all(row[which].get("exact_score") is not None for row in rows):
+        return np.asarray([[row[which]["exact_score"]] for row in rows], np.float64)
     scores = [row[which]["scores"] for row in rows]
     if len({len(x) for x in scores}) == 1:
         return np.asarray(scores, np.float64)
@@ -85,13 +85,13 @@ def _head(cells: Cells) -> str:
     versions = sorted({f"{name} {number}" for row in rows for name, number in row["versions"].items()})
     seeds = sorted({row["seed"] for row in rows})
     dates = sorted(str(row["date"])[:10] for row in rows)
-    exact = any(row.get("exact_score") is not None for row in rows)
+    exact = any(row["last"].get("exact_score") is not None for row in rows)
     lines = [
         f"# Benchmark: {suites}",
         "Written by `stitchrl benchmark table` from raw.jsonl alone. Normalised scores: 0 is a random policy, 100 the reference expert (D4RL's "
         "for its robots). A seed's score is its mean over episodes; a cell is the interquartile mean over seeds with its 95 % stratified-bootstrap "
         "interval over seeds and episodes."
-        + (" Where the task's model is known the last policy's score is its exact value, without episodes." if exact else ""),
+        + (" Where the task's model is known a policy's score is its exact value, without episodes." if exact else ""),
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {dates[0]} to {dates[-1]}, {sum(row['seconds'] for row in rows) / 3600:.1f} hours "
         f"of one core; {', '.join(versions)}.",
     ]
