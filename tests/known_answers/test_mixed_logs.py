@@ -1,13 +1,15 @@
-"""On a log of mixed quality the ways that look at rewards leave cloning behind: HalfCheetah, our own medium-replay log, one seed."""
+"""On logs of mixed quality the ways that look at rewards leave cloning behind: HalfCheetah's medium-replay, and the pendulum's, one seed."""
 
 from __future__ import annotations
 
 import pytest
 
 from stitchrl.agent import Agent
+from stitchrl.evaluation.playing import play
+from stitchrl.evaluation.references import normalized_score, reference_for
 from stitchrl.evaluation.rollout import rollout
 from stitchrl.experiment import make_learner, plan, prepare
-from stitchrl.recipes import datasets, published
+from stitchrl.recipes import benchmark_suites, datasets, published
 from stitchrl.training.learner import Training
 
 pytest.importorskip("mujoco")
@@ -38,3 +40,34 @@ def test_what_looks_at_rewards_beats_cloning_on_mixed_data() -> None:
     assert cloned < 10
     for recipe, steps in WAYS.items():
         assert score(recipe, steps) > cloned + 10, recipe
+
+
+# benchmarks/scores/standard, three seeds: cloning 3, the log itself 24, TD3+BC 10, and these 99, 98, 75, 73, 66
+PENDULUM = ("rebrac", "filtered_bc", "bcq", "edac", "fql")
+
+
+def pendulum_score(method: str) -> float:
+    """Returns the score of the standard suite's own run, seed 0."""
+    task = next(task for task in benchmark_suites.suite("standard").tasks if task.dataset == "pendulum/mixed")
+    agreed = benchmark_suites.plan_of(task, method, 0)
+    dataset = datasets.load(task.dataset)
+    log, transforms = prepare(dataset, agreed)
+    learner = make_learner(agreed, log, transforms)
+    for _ in range(agreed.training.steps):
+        learner.advance()
+    learner.check()
+    agent = Agent(agreed.algorithm, learner.template, learner.update.parameters, log.spec, transforms, agreed.seeds)
+    found = play(agent, "Pendulum-v1", episodes=20, seed=10_000, parallel=20, processes=1)
+    reference = reference_for("Pendulum-v1", dataset.metadata)
+    assert reference is not None
+    return float(normalized_score(found.returns, reference).mean())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_on_the_pendulum_they_beat_cloning_and_the_log_and_rebrac_beats_td3_bc() -> None:
+    cloned, td3_bc = pendulum_score("bc"), pendulum_score("td3_bc")
+    assert cloned < 24, "the mean of experts and chance is worse than the log"
+    scores = {method: pendulum_score(method) for method in PENDULUM}
+    assert min(scores.values()) > max(40, cloned + 20), scores
+    assert scores["rebrac"] > td3_bc + 30 and scores["filtered_bc"] > cloned + 30
