@@ -78,22 +78,6 @@ MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"steps": 4_000}, {"standardize_observations": True},
     ),
-    "trajectory_transformer": (
-        "trajectory_transformer",
-        {
-            "width": 64, "layers": 2, "heads": 2, "sequence": 10, "dropout": 0.0, "warmup_steps": 200, "weight_decay": 0.0,
-            "beam_width": 32, "horizon": 8, "context": 3, "learning_rate": 1e-3, "replan_every": 2,
-        },
-        {"steps": 4_000}, {},
-    ),
-    "diffuser": (
-        "diffuser",
-        {
-            "horizon": 96, "width": 32, "multipliers": (1, 2, 4), "candidates": 4, "action_weight": 1.0, "learning_rate": 1e-3,
-            "replan_every": 8, "goal": ((0, 4), (1, 5)), "target_rate": 0.01,
-        },
-        {"steps": 5_000, "batch_size": 32}, {},
-    ),
 }  # fmt: skip
 LOGS = {"gridworld/stitch": GRID, "pointmaze/umaze": MAZE}
 # the same weights, acting otherwise
