@@ -54,7 +54,7 @@ class Agent:
         self.seeds = tuple(seeds)
         self.categories = {column: list(values) for column, values in (categories or {}).items()}
         self.policy = template.policy().eval()
-        self.parameters = {k: parameters[v].detach() for k, v in _names(self.policy, template).items()}
+        self.parameters = {k: parameters[v].detach() for k, v in parameter_names(self.policy, template).items()}
         self._generators = [randomness.generator(seed, "acting") for seed in self.seeds]
         self.remembers = self.policy.memory(1) is not None
         self._memories: list[Memory] | None = None  # of each seed; None: every episode is about to begin
@@ -318,7 +318,7 @@ def load(directory: Path) -> Agent:
         categories = _categories(config.get("categories", {}))
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{directory}/config.json: describes no policy that can be built ({str(error)[:300]})") from None
-    names = _names(template.policy(), template)
+    names = parameter_names(template.policy(), template)
     _check_tensors(tensors, names, template, len(config["seeds"]), directory)
     # exact: float32 holds every float16. In memory of their own: convolutions round by where their weights begin
     wide = {names[k]: v.float() if v.dtype == torch.float16 else v.clone() for k, v in tensors.items()}
@@ -376,7 +376,7 @@ def _check_tensors(tensors: Mapping[str, Tensor], names: Mapping[str, str], temp
         )
 
 
-def _names(policy: torch.nn.Module, template: Algorithm) -> dict[str, str]:
+def parameter_names(policy: torch.nn.Module, template: Algorithm) -> dict[str, str]:
     """The policy's parameter names -> the algorithm's names of the same parameters."""
     by_identity = {id(parameter): name for name, parameter in template.named_parameters()}
     return {name: by_identity[id(parameter)] for name, parameter in policy.named_parameters()}

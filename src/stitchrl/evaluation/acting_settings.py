@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from stitchrl import algorithms
-from stitchrl.agent import Agent
+from stitchrl.agent import Agent, parameter_names
 from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.settings import read_settings, to_json
@@ -26,13 +26,12 @@ def acting_with(agent: Agent, changes: Mapping[str, Any]) -> Agent:
     with torch.device("meta"):  # no memory for weights: they are the agent's own
         template = build(kind, config, learner_spec(agent.spec, agent.transforms), 0)
         policy = template.policy()
-    full = {id(parameter): name for name, parameter in template.named_parameters()}
     needed = dict(policy.named_parameters())
     seeds = (len(agent.seeds),) if len(agent.seeds) > 1 else ()
     shapes = {name: tuple(value.shape) for name, value in agent.parameters.items()}
     if shapes != {name: (*seeds, *parameter.shape) for name, parameter in needed.items()}:
         raise ConfigError(f"{', '.join(changes)}: a policy with these settings has other weights than were learned; train one with them")
-    weights = {full[id(parameter)]: agent.parameters[name] for name, parameter in needed.items()}
+    weights = {name: agent.parameters[own] for own, name in parameter_names(policy, template).items()}
     return Agent(agent.name, template, weights, agent.spec, agent.transforms, agent.seeds, agent.categories)
 
 
