@@ -100,6 +100,22 @@ def _head(cells: Cells) -> str:
 
 def _scores(cells: Cells, methods: list[str], which: Which, level: float) -> str:
     most = max(len(found) for by_method in cells.values() for found in by_method.values())
+    return "\n\n".join(_scores_of(group, methods, which, level, most) for group in _kindred(cells))
+
+
+def _kindred(cells: Cells) -> list[Cells]:
+    """The logs in groups, of which no two have a method in common: a table each, without columns that stand empty."""
+    groups: list[Cells] = []
+    for dataset, by_method in cells.items():
+        kin = [group for group in groups if any(set(by_method) & set(other) for other in group.values())]
+        merged = {name: found for group in kin for name, found in group.items()} | {dataset: by_method}
+        groups = [group for group in groups if group not in kin] + [merged]
+    order = list(cells)
+    return sorted(groups, key=lambda group: min(map(order.index, group)))
+
+
+def _scores_of(cells: Cells, methods: list[str], which: Which, level: float, most: int) -> str:
+    methods = [method for method in methods if any(method in by_method for by_method in cells.values())]
     lines = []
     for by_method in cells.values():
         first = next(iter(by_method.values()))[0]

@@ -157,6 +157,13 @@ def test_a_table_in_numbers() -> None:
     assert page == benchmark_table(list(rows), published, SOURCE)
 
 
+def test_logs_without_a_method_in_common_have_tables_of_their_own() -> None:
+    rows = [row("a/log", "bc", 0, 1.0), row("b/log", "iql", 0, 2.0), row("b/log", "bc", 0, 3.0), row("a/goals", "hiql", 0, 4.0)]
+    last = benchmark_table(rows, published, SOURCE).split("## Best policy")[0]
+    assert "| log | steps | its own score | bc | iql |" in last and "| log | steps | its own score | hiql |" in last
+    assert "| a/log | 10 | 50.0 | 1.00 [1.00, 1.00] | – |" in last and "| a/goals | 10 | 50.0 | 4.00 [4.00, 4.00] |" in last
+
+
 def test_an_exact_value_stands_in_place_of_episodes() -> None:
     rows = [row("made/log", "bc", seed, 99.0) for seed in range(3)]
     for line, x in zip(rows, (20.0, 30.0, 40.0), strict=True):
