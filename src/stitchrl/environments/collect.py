@@ -118,7 +118,8 @@ class _Walk:
         try:
             while len(found) < (episodes or 0) or total < (steps or 0):
                 count = len(self.worlds) if episodes is None else min(len(self.worlds), episodes - len(found))
-                new = self._block(block, count)
+                # one step more than can be of use: where such an episode is cut is left to who asked for steps
+                new = self._block(block, count, _ENDLESS + 1 if steps is None else steps - total + 1)
                 found += new
                 total += sum(len(episode["rewards"]) for episode in new)
                 block += 1
@@ -127,7 +128,8 @@ class _Walk:
                 world.close()
         return Dataset.from_episodes(found, self.spec) if self.depth is None else join_frames(found, self.spec, self.depth)
 
-    def _block(self, block: int, count: int) -> list[dict[str, Array]]:
+    def _block(self, block: int, count: int, longest: int) -> list[dict[str, Array]]:
+        """Returns `count` episodes, each to its end or its first `longest` steps."""
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, 1, block]))
         first = block * len(self.worlds)
         seeds = [int(np.random.SeedSequence([self.seed, 0, first + i]).generate_state(1)[0]) for i in range(count)]
@@ -136,7 +138,7 @@ class _Walk:
         logs = [_Episode(row.copy(), self.depth is not None) for row in seen]  # `seen` is written over, step by step
         self.behaviour.reset(np.ones(count, np.bool_))
         running = np.ones(count, np.bool_)
-        for _ in range(_ENDLESS):
+        for step in range(1, _ENDLESS + 1):
             actions, logs_p = self.behaviour.act(seen, generator)
             actions = _rows(actions, self.spec.action)
             if len(actions) != count:
@@ -147,7 +149,7 @@ class _Walk:
                 row = _rows([result[0]], self.spec.observation)[0]
                 logs[i].add(row, actions[i], result, None if logs_p is None else logs_p[i], None if ids is None else ids[i])
                 seen[i] = row
-                running[i] = not (result[2] or result[3])
+                running[i] = not (result[2] or result[3]) and step < longest
             if not running.any():
                 return [log.columns() for log in logs]
         raise ConfigError(f"an episode did not end within {_ENDLESS:,} steps; pass max_episode_steps in the environment's options")
