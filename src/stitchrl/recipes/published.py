@@ -244,7 +244,7 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
         ("decision_diffuser", published_planning.decision_diffuser_on, published_planning.ASKED),
         ("decision_transformer", published_sequences.decision_transformer_on, published_sequences.ASKED),
         ("trajectory_transformer", published_sequences.trajectory_transformer_on, published_sequences.PLANS),
-        *((method, partial(published_goals.goal_recipe_on, method), published_goals.LOGS) for method in published_goals.METHODS),
+        *((make.__name__, make, published_goals.LOGS) for make in published_goals.METHODS),
     )
     return {name: f for name, f, module in members if f.__module__ == module.__name__ and _is_recipe(name, f)} | {
         f"{method}:{dataset}": partial(make, dataset) for method, make, table in tuned for dataset in table
@@ -252,6 +252,7 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
 
 
 def _is_recipe(name: str, f: Callable[..., Any]) -> bool:
-    """Whether a function makes a recipe of nothing, and may be called by its name."""
+    """Whether a function makes a recipe without being told anything, and may be called by its name."""
     signature = inspect.signature(f)
-    return not name.startswith("_") and signature.return_annotation == "Recipe" and not signature.parameters
+    told_nothing = all(parameter.default is not parameter.empty for parameter in signature.parameters.values())
+    return not name.startswith("_") and signature.return_annotation == "Recipe" and told_nothing

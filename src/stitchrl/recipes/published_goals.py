@@ -18,7 +18,6 @@ LOGS = (
     *(f"pointmaze/{size}{kind}" for size in ("", "large-") for kind in ("navigate", "stitch")),
     *(f"antmaze/{size}-{kind}" for size in ("medium", "large") for kind in ("navigate", "stitch", "explore")),
 )
-METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 # Weights of cloning (of half the squared error), by task and kind: GCIQL, QRL, CRL.
 _CLONING: dict[tuple[str, Kind], tuple[float, float, float]] = {
     ("pointmaze", "navigate"): (0.003, 0.0003, 0.03),
@@ -29,62 +28,56 @@ _CLONING: dict[tuple[str, Kind], tuple[float, float, float]] = {
 }
 
 
-def gcbc() -> Recipe:
+_ANT = "antmaze/medium-navigate"
+
+
+def gcbc(log: str = _ANT) -> Recipe:
     """Goal-conditioned behaviour cloning: goals are later states of the episode, whatever the log's kind."""
-    return _make("gcbc", "antmaze", "navigate")
+    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True))
 
 
-def gcivl() -> Recipe:
+def gcivl(log: str = _ANT) -> Recipe:
     """GCIVL: expectile 0.9, inverse temperature 10."""
-    return _make("gcivl", "antmaze", "navigate")
+    return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=_drawing(log))
 
 
-def gciql() -> Recipe:
-    """GCIQL: expectile 0.9, the critic's gradient beside cloning with weight 0.3."""
-    return _make("gciql", "antmaze", "navigate")
+def gciql(log: str = _ANT) -> Recipe:
+    """GCIQL: expectile 0.9, the critic's gradient beside cloning with weight 0.3 (0.003 on point mazes, 0.01 on explore)."""
+    settings = {
+        "expectile": 0.9, "actor_loss": "ddpg_bc", "bc_weight": _CLONING[_kind(log)][0], "layer_norm": True, "hidden": (512, 512, 512),
+        "actor_schedule": "constant",
+    }  # fmt: skip
+    return Recipe("iql", settings, goals=_drawing(log))
 
 
-def hiql() -> Recipe:
+def hiql(log: str = _ANT) -> Recipe:
     """HIQL: expectile 0.7, both inverse temperatures 3 (10 on explore), subgoals 25 steps ahead, 10 dimensions."""
-    return _make("hiql", "antmaze", "navigate")
+    sharpness = 10.0 if _kind(log)[1] == "explore" else 3.0
+    temperatures = {"high_inverse_temperature": sharpness, "low_inverse_temperature": sharpness}
+    return Recipe("hiql", {"expectile": 0.7, "representation": 10} | temperatures, goals=_drawing(log))
 
 
-def qrl() -> Recipe:
-    """QRL: an interval quasimetric of 512 dimensions, slack 0.05, cloning with weight 0.003."""
-    return _make("qrl", "antmaze", "navigate")
+def qrl(log: str = _ANT) -> Recipe:
+    """QRL: an interval quasimetric of 512 dimensions, slack 0.05, cloning with weight 0.003 (0.0003 on point mazes, 0.001 on explore)."""
+    anywhere = replace(_drawing(log), value_current=0.0, value_future=0.0, value_random=1.0)
+    return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": _CLONING[_kind(log)][1]}, goals=anywhere)
 
 
-def crl() -> Recipe:
-    """CRL: 512 dimensions, the gradient of log Q beside cloning with weight 0.1."""
-    return _make("crl", "antmaze", "navigate")
+def crl(log: str = _ANT) -> Recipe:
+    """CRL: 512 dimensions, the gradient of log Q beside cloning with weight 0.1 (0.03 on point mazes, 0.003 on explore)."""
+    later = replace(_drawing(log), value_current=0.0, value_future=1.0, value_random=0.0)
+    return Recipe("crl", {"latent": 512, "bc_weight": _CLONING[_kind(log)][2]}, goals=later)
 
 
-def goal_recipe_on(method: str, log: str) -> Recipe:
-    """Returns OGBench's settings of a method for a log of `LOGS`."""
+METHODS = (gcbc, gcivl, gciql, hiql, qrl, crl)
+
+
+def _kind(log: str) -> tuple[str, Kind]:
+    """The task of one of `LOGS`, and how its walks were made."""
     task, _, name = log.partition("/")
-    kind: Kind = "stitch" if name.endswith("stitch") else "explore" if name.endswith("explore") else "navigate"
-    return _make(method, task, kind)
+    return task, "stitch" if name.endswith("stitch") else "explore" if name.endswith("explore") else "navigate"
 
 
-def _make(method: str, task: str, kind: Kind) -> Recipe:
-    future, (gciql_weight, qrl_weight, crl_weight) = _ACTOR_FUTURE[kind], _CLONING[task, kind]
-    drawing = GoalDrawing(hindsight=True, actor_future=future, actor_random=1.0 - future)
-    if method == "gcbc":
-        return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True))
-    if method == "gcivl":
-        return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=drawing)
-    if method == "gciql":
-        settings = {
-            "expectile": 0.9, "actor_loss": "ddpg_bc", "bc_weight": gciql_weight, "layer_norm": True, "hidden": (512, 512, 512),
-            "actor_schedule": "constant",
-        }  # fmt: skip
-        return Recipe("iql", settings, goals=drawing)
-    if method == "hiql":
-        sharpness = 10.0 if kind == "explore" else 3.0
-        temperatures = {"high_inverse_temperature": sharpness, "low_inverse_temperature": sharpness}
-        return Recipe("hiql", {"expectile": 0.7, "representation": 10} | temperatures, goals=drawing)
-    if method == "qrl":
-        anywhere = replace(drawing, value_current=0.0, value_future=0.0, value_random=1.0)
-        return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": qrl_weight}, goals=anywhere)
-    later = replace(drawing, value_current=0.0, value_future=1.0, value_random=0.0)
-    return Recipe("crl", {"latent": 512, "bc_weight": crl_weight}, goals=later)
+def _drawing(log: str) -> GoalDrawing:
+    future = _ACTOR_FUTURE[_kind(log)[1]]
+    return GoalDrawing(hindsight=True, actor_future=future, actor_random=1.0 - future)
