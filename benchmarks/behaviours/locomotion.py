@@ -1,9 +1,9 @@
 """Trains the agents whose rollouts are the locomotion and Atari logs: online, a policy kept every 10,000 steps with what it earned.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py HalfCheetah-v5 --steps 200000 --out /tmp/behaviours/halfcheetah
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py stitchrl/PongPositions-v0 --steps 300000 --out /tmp/behaviours/pong
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py stitchrl/BreakoutPositions-v0 --batch-size 64 --out /tmp/behaviours/breakout
 
-Robots by our SAC; Pong and Breakout by Q-learning on the places of ball and paddle, with a hint: a little reward for being near the ball.
+Robots by our SAC; Breakout by Q-learning on the places of ball and paddle, with a hint: a little reward for being near the ball. Pong: pong.py.
 
 Writes OUT/step_N/ (a saved policy) and a line of OUT/returns.jsonl for each. Which of them ship is chosen by `ship.py` from those lines.
 """

@@ -105,13 +105,12 @@ def _scores(cells: Cells, methods: list[str], which: Which, level: float) -> str
 
 def _kindred(cells: Cells) -> list[Cells]:
     """The logs in groups, of which no two have a method in common: a table each, without columns that stand empty."""
-    groups: list[Cells] = []
+    groups: list[set[str]] = []
     for dataset, by_method in cells.items():
-        kin = [group for group in groups if any(set(by_method) & set(other) for other in group.values())]
-        merged = {name: found for group in kin for name, found in group.items()} | {dataset: by_method}
-        groups = [group for group in groups if group not in kin] + [merged]
-    order = list(cells)
-    return sorted(groups, key=lambda group: min(map(order.index, group)))
+        kin = [group for group in groups if any(set(by_method) & set(cells[other]) for other in group)]
+        groups = [group for group in groups if group not in kin] + [{dataset}.union(*kin)]
+    tables = [{name: found for name, found in cells.items() if name in group} for group in groups]
+    return sorted(tables, key=lambda table: list(cells).index(next(iter(table))))
 
 
 def _scores_of(cells: Cells, methods: list[str], which: Which, level: float, most: int) -> str:
