@@ -1,7 +1,7 @@
 """Trains the agents whose rollouts are the locomotion and Atari logs: online, a policy kept every 10,000 steps with what it earned.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py HalfCheetah-v5 --steps 200000 --out /tmp/behaviours/halfcheetah
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/behaviours/locomotion.py stitchrl/BreakoutPositions-v0 --batch-size 64 --out /tmp/behaviours/breakout
+    .venv/bin/python benchmarks/behaviours/locomotion.py stitchrl/BreakoutPositions-v0 --batch-size 64 --out /tmp/behaviours/breakout
 
 Robots by our SAC; Breakout by Q-learning on the places of ball and paddle, with a hint: a little reward for being near the ball. Pong: pong.py.
 
