@@ -78,6 +78,22 @@ MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         },
         {"steps": 4_000}, {"standardize_observations": True},
     ),
+    "trajectory_transformer": (
+        "trajectory_transformer",
+        {
+            "width": 64, "layers": 2, "heads": 2, "sequence": 10, "dropout": 0.0, "warmup_steps": 300, "learning_rate": 1e-3,
+            "beam_width": 16, "horizon": 8, "context": 3,
+        },
+        {"steps": 3_000}, {},
+    ),
+    "diffuser": (
+        "diffuser",
+        {
+            "horizon": 64, "width": 32, "multipliers": (1, 2, 4), "action_weight": 1.0, "goal": ((0, 4), (1, 5)), "candidates": 2,
+            "replan_every": 8, "learning_rate": 1e-3, "target_rate": 0.01,
+        },
+        {"steps": 4_000, "batch_size": 32}, {},
+    ),
 }  # fmt: skip
 LOGS = {"gridworld/stitch": GRID, "pointmaze/umaze": MAZE}
 # the same weights, acting otherwise
@@ -114,8 +130,8 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
     from stitchrl.training.learner import Training
 
     torch.set_num_threads(1)
-    algorithm, settings, training, preprocessing = LOGS[log][method]
-    training = {"compile": "off", "batch_size": 64} | training
+    algorithm, settings, chosen, preprocessing = LOGS[log][method]
+    training: dict[str, Any] = {"compile": "off", "batch_size": 64} | chosen
     made = plan(
         algorithm, settings=settings, seeds=seeds, training=Training(threads=1, **training), preprocessing=Preprocessing(**preprocessing)
     )

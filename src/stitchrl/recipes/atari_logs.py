@@ -16,8 +16,8 @@ from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 MIXTURES = {"mixed": {"expert": 0.4, "medium": 0.4, "random": 0.2}, "expert": {"expert": 1.0}}
 _TEXTS = {
-    "mixed": "a trained agent, one stopped early and random actions, by the game",
-    "expert": "a trained agent, a tenth of its actions random",
+    "mixed": "a good player, one half as good and random actions, by the game",
+    "expert": "a good player, a tenth of its actions random",
 }
 STEPS: dict[Game, dict[str, int]] = {"breakout": {"mixed": 12_000, "expert": 8_000}, "pong": {"mixed": 16_000, "expert": 8_000}}
 _PARALLEL: dict[Game, int] = {"breakout": 4, "pong": 8}  # games at a time: Pong's are long, and each has one behaviour
