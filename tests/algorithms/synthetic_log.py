@@ -43,7 +43,8 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "decision_transformer/box": [{"dropout": 0.0, "activation": "gelu", "target_return": 3.0}],
     "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),), "termination_penalty": 10.0}],
     "diffusion_policy/box": [
-        {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "multipliers": (1, 2), "acted": 4}
+        {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "multipliers": (1, 2), "acted": 4},
+        {"network": "dit", "multipliers": (1, 2, 4), "depth": 1, "heads": 2},
     ],
     "diffusion_ql/box": [{"max_target_backup": True, "backup_actions": 3, "sampler": "ddim"}, {"value_weight": 0.0, "clip_norm": 1.0}],
     "edac/box": [{"diversity": 0.0, "ensemble": 4}],

@@ -40,9 +40,12 @@ def two_steps(share: float, episodes: int = 1000) -> Dataset:
 
 
 @pytest.mark.slow
-def test_chunks_keep_both_modes_and_hold_on_to_one() -> None:
+@pytest.mark.parametrize(
+    "network", [{"width": 16, "multipliers": (1, 2)}, {"network": "dit", "width": 32, "depth": 2, "heads": 2}], ids=["unet", "dit"]
+)
+def test_chunks_keep_both_modes_and_hold_on_to_one(network: dict[str, Any]) -> None:
     kind, config = algorithms.find("diffusion_policy")
-    settings: dict[str, Any] = {"horizon": 2, "observed": 1, "acted": 2, "diffusion_steps": 20, "width": 16, "multipliers": (1, 2)}
+    settings: dict[str, Any] = {"horizon": 2, "observed": 1, "acted": 2, "diffusion_steps": 20} | network
     chosen = config(**settings, learning_rate=4e-3, warmup_steps=0, target_rate=0.05)
     rows = window_rows_of(two_steps(0.3), kind.batch_of(chosen), [], torch.device("cpu"), 2**30)
     learner = Learner(kind, chosen, SPEC, rows, [0], Training(steps=400, batch_size=128, compile="off"), torch.device("cpu"))

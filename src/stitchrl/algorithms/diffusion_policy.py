@@ -19,10 +19,10 @@ from stitchrl.core.batch import BatchKind
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
-from stitchrl.core.settings import Count, Natural, NonNegative, Positive, Rate
+from stitchrl.core.settings import Count, Natural, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
 from stitchrl.core.windows import WindowBatch, Windows
-from stitchrl.nn.denoisers import TemporalUnet
+from stitchrl.nn.denoisers import DiT, TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.noise_schedules import Chain, Prediction, SamplerName, Schedule, ScheduleKind, chain
 from stitchrl.nn.vision import Encoder
@@ -47,12 +47,17 @@ class DiffusionPolicyConfig:
     """how a chunk is drawn where it acts"""
     sampling_steps: Count | None = None
     """of the sampler; None: all"""
+    network: Literal["unet", "dit"] = "unet"
+    """temporal U-Net (the paper's first choice), or a transformer (CleanDiffuser's)"""
     width: Count = 256
-    """channels of the U-Net's first level"""
+    """channels of the U-Net's first level, or the transformer's"""
     multipliers: tuple[Count, ...] = (1, 2, 4)
-    """of `width`, one a level; each level but the last halves the chunk"""
+    """of `width`, one a level; each level but the last halves the chunk; U-Net only"""
     kernel: Count = 5
-    """of the convolutions over time; odd"""
+    """of the convolutions over time; odd; U-Net only"""
+    depth: Count = 8
+    """layers; transformer only, as the next"""
+    heads: Count = 4
     target_rate: Rate = 0.005
     """step of the moving average of the network, with which it acts"""
     learning_rate: Positive = 1e-4
@@ -73,7 +78,12 @@ class ChunkDiffusion(nn.Module):
         space = self.space = spec.observation
         self.encoder = Encoder(space) if isinstance(space, Box) and is_image(space) else None
         seen = self.encoder.size if self.encoder is not None else space.n if isinstance(space, Discrete) else space.size
-        network = TemporalUnet(spec.action.size, c.width, c.multipliers, condition=c.observed * seen, kernel=c.kernel, scaled=True)
+        condition = c.observed * seen
+        network: nn.Module = (
+            TemporalUnet(spec.action.size, c.width, c.multipliers, condition=condition, kernel=c.kernel, scaled=True)
+            if c.network == "unet"
+            else DiT(spec.action.size, c.horizon, c.width, c.depth, c.heads, condition=condition)
+        )
         self.diffusion = Diffusion(network, Schedule(c.schedule, c.diffusion_steps), c.prediction)
 
     def forward(self, observations: Tensor) -> Tensor:
@@ -158,6 +168,7 @@ class DiffusionPolicy(Algorithm):
                 f"acted is {c.acted} and observed {c.observed}; a chunk begins at the oldest observation, so that acted + observed - 1 "
                 f"must be at most its horizon, {c.horizon}"
             )
+        refuse_changed(c, ("depth", "heads") if c.network == "unet" else ("multipliers", "kernel"), f"with network {c.network!r}")
         if c.kernel % 2 == 0:
             raise ConfigError(f"kernel is {c.kernel}; expected an odd number, so that a sequence keeps its length")
         assert isinstance(spec.action, Box)
