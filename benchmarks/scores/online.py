@@ -1,4 +1,4 @@
-"""The known picture of going on online: CQL's dip, Cal-QL without one, IQL's slow gain; Pendulum, from its medium log.
+"""The known picture of going on online: CQL's dip, Cal-QL's smaller one, IQL's slow gain; Pendulum, from its expert and its medium log.
 
 OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/online.py --runs /tmp/online      # writes raw/online.jsonl and ONLINE.md
 .venv/bin/python benchmarks/scores/online.py --table                                  # the page from the raw lines alone
@@ -16,8 +16,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "online.jsonl", HERE / "ONLINE.md"
-ENVIRONMENT, DATA = "Pendulum-v1", "pendulum/medium"
-OFFLINE, ONLINE, EVERY, WARM_START = 3_000, 4_000, 250, 400
+ENVIRONMENT = "Pendulum-v1"
+LOGS = {"pendulum/expert": 5_000, "pendulum/medium": 3_000}  # gradient steps offline
+ONLINE, EVERY, EPISODES, WARM_START = 3_000, 250, 20, 400
 COMMON = {"hidden": (64, 64)}
 FAST = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "temperature_learning_rate": 1e-3}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings, and how the online phase gathers
@@ -30,6 +31,7 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings, and h
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("/tmp/online"))
+    parser.add_argument("--log", default="pendulum/expert", choices=list(LOGS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--table", action="store_true")
@@ -39,30 +41,32 @@ def main() -> None:
 
         torch.set_num_threads(1)
         for method in a.methods:
-            run(method, a.runs, a.seeds)
+            run(a.log, method, a.runs, a.seeds)
     PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
 
 
-def run(method: str, runs: Path, seeds: int) -> None:
+def run(log: str, method: str, runs: Path, seeds: int) -> None:
     """Learns offline, goes on online, and adds a line for each seed to the raw file."""
     import stitchrl
     from stitchrl import __version__
 
     settings, online = METHODS[method]
-    evaluation = {"every": EVERY, "episodes": 10}
+    evaluation, steps = {"every": EVERY, "episodes": EPISODES}, LOGS[log]
     common: dict[str, Any] = {"evaluation": evaluation}
-    offline, after = runs / method, runs / f"{method}-online"
+    offline, after = (runs / f"{log.replace('/', '-')}-{method}{phase}" for phase in ("", "-online"))
     stitchrl.train(
-        method, DATA, run=offline, environment=ENVIRONMENT, seeds=seeds, settings=settings, preprocessing={"reward_scale": 0.1},
-        training={"steps": OFFLINE, "save_every": OFFLINE, "threads": 1}, overwrite=True, **common,
+        method, log, run=offline, environment=ENVIRONMENT, seeds=seeds, settings=settings, preprocessing={"reward_scale": 0.1},
+        training={"steps": steps, "save_every": steps, "threads": 1}, overwrite=True, **common,
     )  # fmt: skip
     stitchrl.finetune(offline, ENVIRONMENT, steps=ONLINE, into=after, online=online | {"warm_start": WARM_START}, overwrite=True, **common)
     lines = [json.loads(line) for line in (after / "evaluations.jsonl").read_text().splitlines()]
     with RAW.open("a") as file:
         for seed in range(seeds):
             curve = {str(line["step"]): statistics.fmean(line["returns"][seed]) for line in lines}
-            row = {"method": method, "seed": seed, "curve": curve, "settings": settings, "online": online, "offline_steps": OFFLINE}
+            row = {"log": log, "method": method, "seed": seed, "curve": curve, "settings": settings, "online": online}
             row |= {
+                "offline_steps": steps,
+                "episodes": EPISODES,
                 "version": __version__,
                 "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "command": " ".join(sys.argv),
@@ -71,30 +75,31 @@ def run(method: str, runs: Path, seeds: int) -> None:
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """Returns the Markdown page of the last run of each method and seed."""
-    last = {(row["method"], row["seed"]): row for row in rows}
-    methods = [m for m in METHODS if any(k[0] == m for k in last)]
-    steps = sorted({int(s) for row in last.values() for s in row["curve"]})
-    shown = [s for s in steps if s % 500 == 0]
-    first = next(iter(last.values()))
+    """Returns the Markdown page of the last run of each log, method and seed."""
+    last = {(row["log"], row["method"], row["seed"]): row for row in rows}
     lines = [
         "# Going on online: the known picture",
         "",
-        f"Written by `{first['command']}` on {first['date'][:10]} (stitchrl {first['version']})",
-        f"from raw/online.jsonl; do not edit. {ENVIRONMENT} from `{DATA}` (about -900; the best earn about -150):",
-        f"{first['offline_steps']:,} gradient steps offline, then one an environment step after {WARM_START}. Networks (64, 64), rates 1e-3,",
-        "rewards × 0.1. Mean return of ten episodes; mean over seeds ± standard error. *dip*: the lowest evaluation after step 0 minus the",
-        "one at step 0, mean over seeds; *area*: mean return over the whole online phase.",
-        "",
-        "| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | area |",
-        "|---" * (len(shown) + 4) + "|",
+        f"Written by `benchmarks/scores/online.py` from raw/online.jsonl ({max(r['date'][:10] for r in rows)}); do not edit. {ENVIRONMENT}: the best",
+        f"earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after {WARM_START}.",
+        "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation after step 0",
+        "minus the one at step 0, mean over seeds; *area*: mean return over the whole online phase.",
     ]
-    for method in methods:
-        curves = [row["curve"] for key, row in last.items() if key[0] == method]
-        cells = [_mean([c[str(s)] for c in curves if str(s) in c]) for s in shown]
-        dips = [min(0.0, min(v for s, v in c.items() if int(s) > 0) - c["0"]) for c in curves]
-        areas = [statistics.fmean(c.values()) for c in curves]
-        lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, _mean(dips), _mean(areas)]) + " |")
+    for log in LOGS:
+        here = {key: row for key, row in last.items() if key[0] == log}
+        if not here:
+            continue
+        shown = [s for s in sorted({int(s) for row in here.values() for s in row["curve"]}) if s % 500 == 0]
+        lines += ["", f"From `{log}`, {LOGS[log]:,} gradient steps offline:", ""]
+        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | area |", "|---" * (len(shown) + 4) + "|"]
+        for method in METHODS:
+            curves = [row["curve"] for key, row in here.items() if key[1] == method]
+            if not curves:
+                continue
+            cells = [_mean([c[str(s)] for c in curves if str(s) in c]) for s in shown]
+            dips = [min(0.0, min(v for s, v in c.items() if int(s) > 0) - c["0"]) for c in curves]
+            areas = [statistics.fmean(c.values()) for c in curves]
+            lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, _mean(dips), _mean(areas)]) + " |")
     return "\n".join(lines) + "\n"
 
 
