@@ -19,6 +19,7 @@ RAW, PAGE = HERE / "raw" / "online.jsonl", HERE / "ONLINE.md"
 ENVIRONMENT = "Pendulum-v1"
 LOGS = {"pendulum/expert": 5_000, "pendulum/medium": 3_000}  # gradient steps offline
 ONLINE, EVERY, EPISODES, WARM_START = 3_000, 250, 20, 400
+DIP = 1_000  # steps in which the policy may fall before it has learned from what it did
 COMMON = {"hidden": (64, 64)}
 FAST = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "temperature_learning_rate": 1e-3}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings, and how the online phase gathers
@@ -82,8 +83,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "",
         f"Written by `benchmarks/scores/online.py` from raw/online.jsonl ({max(r['date'][:10] for r in rows)}); do not edit. {ENVIRONMENT}: the best",
         f"earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after {WARM_START}.",
-        "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation after step 0",
-        "minus the one at step 0, mean over seeds; *area*: mean return over the whole online phase.",
+        "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation of the first",
+        f"{DIP:,} steps minus the one at step 0, mean over seeds; *area*: mean return over the whole online phase.",
     ]
     for log in LOGS:
         here = {key: row for key, row in last.items() if key[0] == log}
@@ -97,7 +98,7 @@ def page(rows: list[dict[str, Any]]) -> str:
             if not curves:
                 continue
             cells = [_mean([c[str(s)] for c in curves if str(s) in c]) for s in shown]
-            dips = [min(0.0, min(v for s, v in c.items() if int(s) > 0) - c["0"]) for c in curves]
+            dips = [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= DIP) - c["0"]) for c in curves]
             areas = [statistics.fmean(c.values()) for c in curves]
             lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, _mean(dips), _mean(areas)]) + " |")
     return "\n".join(lines) + "\n"
