@@ -77,6 +77,6 @@ def test_on_the_pendulum_they_beat_cloning_and_the_log_and_rebrac_beats_td3_bc()
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_values_cross_the_ants_maze_where_cloning_fails() -> None:
-    """benchmarks/scores/antmaze: of 50 episodes IQL's policy arrives in 70 %, cloning's in none."""
+    """benchmarks/scores/antmaze: of 50 episodes IQL's policies arrive in 76 and 64 %, cloning's in none."""
     assert suite_score("antmaze", "antmaze/medium-diverse", "bc") <= 10
     assert suite_score("antmaze", "antmaze/medium-diverse", "iql") >= 30
