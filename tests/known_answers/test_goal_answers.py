@@ -13,9 +13,10 @@ from stitchrl.agent import Agent
 from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.experiment import as_acting, make_learner, plan, prepare
+from stitchrl.experiment import plan
 from stitchrl.training import seeds
 from stitchrl.training.learner import Learner, Training
+from tests.known_answers.learning import learn
 
 DISCOUNT = 0.9
 MAZE = ("....", ".##.", "....", "#...")
@@ -80,13 +81,7 @@ def learned(name: str, log: Dataset, settings: dict[str, Any], steps: int, **goa
         training=Training(steps=steps, batch_size=256, compile="off", threads=1),
         goals=GoalDrawing(hindsight=True, **goals),
     )
-    data, transforms = prepare(log, made)
-    learner = make_learner(made, data, transforms)
-    for _ in range(steps):
-        learner.advance()
-    learner.check()
-    spec, seen = as_acting(made, data, transforms)
-    return learner, Agent(name, learner.template, learner.update.parameters, spec, seen, made.seeds)
+    return learn(made, log)
 
 
 def pairs(size: int) -> np.ndarray:

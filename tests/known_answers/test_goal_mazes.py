@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from stitchrl.agent import Agent
 from stitchrl.evaluation.playing import play
-from stitchrl.experiment import as_acting, make_learner, plan, prepare
+from stitchrl.experiment import plan
 from stitchrl.recipes import datasets, published
 from stitchrl.training.learner import Training
+from tests.known_answers.learning import learn
 
 pytest.importorskip("ogbench")
 
@@ -26,13 +26,7 @@ def reached(method: str) -> float:
         training=Training(steps=STEPS, batch_size=256, compile="on", threads=1),
     )  # fmt: skip
     log = datasets.load(LOG)
-    rows, transforms = prepare(log, made)
-    learner = make_learner(made, rows, transforms)
-    for _ in range(STEPS):
-        learner.advance()
-    learner.check()
-    spec, seen = as_acting(made, rows, transforms)
-    agent = Agent(recipe.algorithm, learner.template, learner.update.parameters, spec, seen, made.seeds)
+    _, agent = learn(made, log)
     found = play(agent, str(log.metadata["environment"]), episodes=50, seed=10_000, parallel=25, processes=1).successes
     assert found is not None
     return float(found.mean())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from stitchrl.agent import Agent
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import normalized_score, reference_for
 from stitchrl.evaluation.rollout import rollout
-from stitchrl.experiment import make_learner, plan, prepare
+from stitchrl.experiment import plan
 from stitchrl.recipes import benchmark_suites, datasets, published
 from stitchrl.training.learner import Training
+from tests.known_answers.learning import learn
 
 pytest.importorskip("mujoco")
 
@@ -23,12 +23,7 @@ def score(recipe: str, steps: int) -> float:
     made = published.recipe(recipe)
     training = Training(steps=steps, threads=1, compile="off")
     agreed = plan(made.algorithm, settings=made.settings, preprocessing=made.preprocessing, training=training)
-    log, transforms = prepare(datasets.load(LOG), agreed)
-    learner = make_learner(agreed, log, transforms)
-    for _ in range(steps):
-        learner.advance()
-    learner.check()
-    agent = Agent(made.algorithm, learner.template, learner.update.parameters, log.spec, transforms, agreed.seeds)
+    _, agent = learn(agreed, datasets.load(LOG))
     found = rollout(lambda x, _: agent.act(x), "HalfCheetah-v5", episodes=5, seed=10_000, parallel=5, processes=1)
     return 100 * (float(found.returns.mean()) + 280.178953) / (12135.0 + 280.178953)  # D4RL's references
 
@@ -51,12 +46,7 @@ def suite_score(suite: str, log: str, method: str) -> float:
     task = next(task for task in benchmark_suites.suite(suite).tasks if task.dataset == log)
     agreed = benchmark_suites.plan_of(task, method, 0)
     dataset = datasets.load(log)
-    rows, transforms = prepare(dataset, agreed)
-    learner = make_learner(agreed, rows, transforms)
-    for _ in range(agreed.training.steps):
-        learner.advance()
-    learner.check()
-    agent = Agent(agreed.algorithm, learner.template, learner.update.parameters, rows.spec, transforms, agreed.seeds)
+    _, agent = learn(agreed, dataset)
     environment, options = str(dataset.metadata["environment"]), dict(dataset.metadata["environment_options"] or {})
     found = play(agent, environment, episodes=20, seed=10_000, parallel=20, processes=1, environment_options=options)
     reference = reference_for(environment, dataset.metadata)
