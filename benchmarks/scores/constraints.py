@@ -1,10 +1,10 @@
 """Constraints that no step of a log meets together, asked for together: Decision Diffuser on the ball's log, without its ways north-east.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/constraints.py --seeds 3
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/constraints.py --seeds 2
 
 `pointmaze/umaze` is cut wherever the ball moves east and north at once (both faster than `FAST`). What is left is learned from, told whether a
-plan ends going east, and whether it ends going north. Then either or both are asked for, from states of the log, in plans and, by doing the
-plan to its end without looking, in the environment. Adds lines to raw/constraints.jsonl and writes CONSTRAINTS.md from all of them.
+plan ends going east, and whether it ends going north. Then either or both are asked for, from states of the log, in plans and, by following
+each plan to its end with the inverse dynamics, in the environment. Adds lines to raw/constraints.jsonl and writes CONSTRAINTS.md from all of them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import statistics
 import sys
 import time
 from dataclasses import replace
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from control_record import append_row, mean_and_error
 from numpy.typing import NDArray
 
 from stitchrl.data.dataset import Dataset
@@ -39,7 +39,7 @@ GUIDANCE = (3.0, 6.0, 10.0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
@@ -121,8 +121,7 @@ def run(seeds: int, steps: int) -> None:
                 plans, ends = do(agent, world, starts)
                 row = {"asked": name, "guidance": guidance, "plans": shares(plans), "done": shares(ends)} | told
                 row["date"] = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-                with RAW.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                append_row(RAW, row)
                 print(seed, name, guidance, row["plans"], row["done"], flush=True)
     world.close()
 
@@ -183,14 +182,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for (asked, guidance), found in cells.items():
-        told = [_mean([100 * r[where][what] for r in found]) for where in ("plans", "done") for what in ("east", "north", "both")]
+        told = [mean_and_error([100 * r[where][what] for r in found]) for where in ("plans", "done") for what in ("east", "north", "both")]
         lines.append(f"| {asked} | {guidance:g} | {len(found)} | " + " | ".join(told) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values) / len(values) ** 0.5:.0f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.0f}{spread}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Flat logs, evaluation episodes and the raw results file: what every library's control score run shares, so that only the learner differs.
+"""Flat logs, evaluation episodes and raw results files: what score runs share; of control's, every library's, so that only the learner differs.
 
 Needs numpy and gymnasium alone, and no package of ours, so that it also runs in the peers' environment.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,3 +102,11 @@ def append_row(path: Path, row: Row) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(row) + "\n")
         file.flush()
+
+
+def mean_and_error(values: Sequence[float], digits: int = 0) -> str:
+    """Returns `mean ± standard error` over seeds; of one seed its value alone, of none a dash."""
+    if not len(values):
+        return "–"
+    error = f" ± {np.std(values, ddof=1) / np.sqrt(len(values)):.{digits}f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.{digits}f}{error}"

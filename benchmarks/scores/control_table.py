@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from control_record import mean_and_error
 
 from stitchrl.evaluation.references import normalized_score, reference_for
 
@@ -95,7 +96,7 @@ def main() -> None:
     for (data, kind, steps), ours in sorted(scores["stitchrl"].items()):
         name, counterpart = NAMES[kind]
         theirs = scores["d3rlpy"].get((data, counterpart, steps), {})
-        cells = [_mean(ours), _mean(theirs)]
+        cells = [mean_and_error(list(found.values()), 1) for found in (ours, theirs)]
         difference, judged = "–", "–"
         if len(ours) > 1 and len(theirs) > 1:
             gap = np.mean(list(ours.values())) - np.mean(list(theirs.values()))
@@ -137,12 +138,6 @@ def _told(versions: dict[str, str]) -> str:
 
 def _error(values: dict[int, float]) -> float:
     return float(np.std(list(values.values()), ddof=1) / np.sqrt(len(values)))
-
-
-def _mean(values: dict[int, float]) -> str:
-    if not values:
-        return "–"
-    return f"{np.mean(list(values.values())):.1f}" + (f" ± {_error(values):.1f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

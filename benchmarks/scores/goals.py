@@ -1,6 +1,6 @@
 """Share of OGBench's five tasks solved, after few steps: goal-conditioned methods on our own logs of its mazes.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/goals.py pointmaze/stitch gcbc gciql hiql --steps 100000 --width 128 --seeds 0 1 2
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/goals.py pointmaze/stitch gcbc gciql hiql --steps 60000 --width 128 --seeds 0 1 2
 
 Adds a line for each evaluation to raw/goals.jsonl and writes GOALS.md from all of them (`--table`: only that).
 """
@@ -16,6 +16,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from control_record import append_row, mean_and_error
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
@@ -102,8 +104,7 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
                 "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "command": " ".join(sys.argv),
             }
-            with RAW.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(RAW, row)
             print(log, method, seed, step, f"{100 * row['success']:.0f} %", row["tasks"], flush=True)
 
 
@@ -129,8 +130,7 @@ def page(rows: list[dict[str, Any]]) -> str:
     ):
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
-        spread = statistics.stdev(100 * r["success"] for r in found) / len(found) ** 0.5 if len(found) > 1 else None
-        success = f"{100 * _mean_success(found):.0f}" + ("" if spread is None else f" ± {spread:.0f}")
+        success = mean_and_error([100 * r["success"] for r in found])
         lines.append(f"| `{log}` | {width} × 2 | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return "\n".join(lines) + "\n"
 

@@ -14,6 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from control_record import append_row, mean_and_error
+
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "online.jsonl", HERE / "ONLINE.md"
 ENVIRONMENT = "Pendulum-v1"
@@ -61,18 +63,17 @@ def run(log: str, method: str, runs: Path, seeds: int) -> None:
     )  # fmt: skip
     stitchrl.finetune(offline, ENVIRONMENT, steps=ONLINE, into=after, online=online | {"warm_start": WARM_START}, overwrite=True, **common)
     lines = [json.loads(line) for line in (after / "evaluations.jsonl").read_text().splitlines()]
-    with RAW.open("a") as file:
-        for seed in range(seeds):
-            curve = {str(line["step"]): statistics.fmean(line["returns"][seed]) for line in lines}
-            row = {"log": log, "method": method, "seed": seed, "curve": curve, "settings": settings, "online": online}
-            row |= {
-                "offline_steps": steps,
-                "episodes": EPISODES,
-                "version": __version__,
-                "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "command": " ".join(sys.argv),
-            }
-            file.write(json.dumps(row) + "\n")
+    for seed in range(seeds):
+        curve = {str(line["step"]): statistics.fmean(line["returns"][seed]) for line in lines}
+        row = {"log": log, "method": method, "seed": seed, "curve": curve, "settings": settings, "online": online}
+        row |= {
+            "offline_steps": steps,
+            "episodes": EPISODES,
+            "version": __version__,
+            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": " ".join(sys.argv),
+        }
+        append_row(RAW, row)
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -97,17 +98,11 @@ def page(rows: list[dict[str, Any]]) -> str:
             curves = [row["curve"] for key, row in here.items() if key[1] == method]
             if not curves:
                 continue
-            cells = [_mean([c[str(s)] for c in curves if str(s) in c]) for s in shown]
+            cells = [mean_and_error([c[str(s)] for c in curves if str(s) in c]) for s in shown]
             dips = [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= DIP) - c["0"]) for c in curves]
             areas = [statistics.fmean(c.values()) for c in curves]
-            lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, _mean(dips), _mean(areas)]) + " |")
+            lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, mean_and_error(dips), mean_and_error(areas)]) + " |")
     return "\n".join(lines) + "\n"
-
-
-def _mean(values: list[float]) -> str:
-    if len(values) < 2:
-        return f"{values[0]:.0f}" if values else "–"
-    return f"{statistics.fmean(values):.0f} ± {statistics.stdev(values) / len(values) ** 0.5:.0f}"
 
 
 if __name__ == "__main__":

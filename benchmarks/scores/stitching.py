@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from control_record import append_row
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "stitching.jsonl", HERE / "STITCHING.md"
@@ -159,8 +160,7 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
         for i, seed in enumerate(made.seeds):
             row = {"method": name, "seed": seed, "return": float(found.returns[i].mean()), "score": float(scores[i])}
             row |= {"length": float(found.lengths[i].mean()), "acting": changes, "rollout_seconds": round(found.seconds), "date": date}
-            with RAW.open("a") as file:
-                file.write(json.dumps(row | told) + "\n")
+            append_row(RAW, row | told)
         print(log, name, np.round(scores, 1), f"{learned:.0f} s + {found.seconds:.0f} s", flush=True)
 
 
