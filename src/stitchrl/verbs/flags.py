@@ -33,7 +33,8 @@ def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, ex
     unknown = [a.split("=")[0] for a in arguments if a.startswith("--") and a.split("=")[0].replace("_", "-") not in known]
     if unknown:
         ends = [flag for flag in known if flag.rsplit(".", 1)[-1].lstrip("-") == unknown[0].rsplit(".", 1)[-1].lstrip("-")]
-        close = ends or difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.4)
+        begins = [flag for flag in known if unknown[0].startswith(flag) and "." not in unknown[0]]  # --environment of --env
+        close = ends or begins or difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.4)
         return f"{prog}: unknown option {unknown[0]}." + (f" Did you mean {close[0]}?" if close else f" See {prog} --help.")
     return f"{prog}: {_plain(complaint, kind)}. See {prog} --help."
 
