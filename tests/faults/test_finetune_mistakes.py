@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.records import Logging
 from stitchrl.data import sources
 from stitchrl.experiment import plan, run_experiment
@@ -38,6 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             plan(algorithm, settings=settings, training=training), sources.read(made / "log.npz"), path=made / algorithm, source="log.npz",
             logging=Logging(tensorboard=False, quiet=True),
         )  # fmt: skip
+    run_experiment(
+        plan("iql", settings={"hidden": (4,)}, training=training, goals=GoalDrawing(hindsight=True, terminals="as_timeouts")),
+        sources.read(made / "log.npz"), path=made / "goals", source="log.npz", logging=Logging(tensorboard=False, quiet=True),
+    )  # fmt: skip
     for name, lost in (("no_checkpoint", "checkpoints"), ("no_policy", "policy")):
         shutil.copytree(made / "iql", made / name)
         shutil.rmtree(made / name / lost)
@@ -55,6 +60,7 @@ MISTAKES = {
     "nowhere": (f"finetune nowhere {ENV}", "nowhere: no such run directory"),
     "no run there": (f"finetune nothing {ENV}", "nothing/config.json: no such file"),
     "no critic": (f"finetune bc {ENV}", "bc: 'bc' has no critic", "iql"),
+    "goals": (f"finetune goals {ENV}", "goals: learned to reach goals by hindsight", "without --goals.hindsight"),
     "no environment": ("finetune iql --steps 20", "iql names no environment", "--env"),
     "other spaces": (f"finetune iql {ENV} --env MountainCar-v0", "MountainCar-v0 has observations box[2]", "box[4]"),
     "unknown environment": (f"finetune iql {ENV} --env CartPol-v1", "'CartPole-v1'"),

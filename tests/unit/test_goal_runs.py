@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
+from stitchrl import algorithms
 from stitchrl.agent import load
+from stitchrl.core.algorithm import build
+from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import read_json
-from stitchrl.core.goals import GoalDrawing
+from stitchrl.core.goals import GoalDrawing, HindsightTransitions
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -62,6 +65,34 @@ def test_seeds_together_are_seeds_alone_and_resume_exactly(name: str) -> None:
     advance(resumed, 4)
     whole = advance(learner(name), 71)
     assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), resumed.tensors().values(), strict=True))
+
+
+PLAIN = [name for name in algorithms.names() if type(algorithms.find(name)[0].batch) is Transitions]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("discrete", [False, True])
+def test_what_acts_learns_from_the_goals_of_actors_and_all_else_from_those_of_values(name: str, discrete: bool) -> None:
+    kind, config = algorithms.find(name)
+    if kind.action_space not in ("any", "discrete" if discrete else "box"):
+        pytest.skip("it has no such actions")
+    spec = Spec(Box((4,)), Discrete(3) if discrete else Box((2,), (-1.0,), (1.0,)))
+    made = build(kind, config(hidden=(8, 8)), spec, 0)
+    made.batch = HindsightTransitions()
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.rand(6, 4, sum(made.batch.columns(spec).values()), generator=draw)  # the state, the next, the value's goal, the actor's
+    if discrete:
+        rows[..., -1] = torch.arange(6)[:, None] % 3
+    noise = {name: one.draw(1, draw)[0] for name, one in made.noise(6).items()}
+    due = frozenset(made.networks)
+    as_it_was, _ = made(rows, noise, due)
+    assert set(as_it_was) == due
+    for place, moved in ((2, due - made.acting), (3, due & made.acting)):
+        other = rows.clone()
+        other[:, place, :2] += 1
+        now, _ = made(other, noise, due)
+        scalars = {"temperature", "multiplier"}  # begin as log 1: whatever they multiply, their first loss is 0
+        assert {network for network in due if not torch.equal(as_it_was[network], now[network])} - scalars == moved - scalars
 
 
 def test_a_run_is_saved_with_the_spec_of_its_policy_and_judged_on_the_tasks(tmp_path: Path) -> None:

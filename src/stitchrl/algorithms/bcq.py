@@ -135,6 +135,7 @@ def allowed_values(critic: Critic, imitation: CategoricalActor, threshold: float
 @final
 class BCQ(Algorithm):
     batch = Transitions()
+    acting = frozenset(["autoencoder", "perturbation", "imitation"])
     fine_tunes = True
 
     target_critic: Critic

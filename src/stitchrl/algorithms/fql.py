@@ -76,6 +76,7 @@ class FQL(Algorithm):
     batch = Transitions()
     targets = {"target_critic": "critic"}
     action_space = "box"
+    acting = frozenset(["actor", "flow"])
     fine_tunes = True
 
     target_critic: Critic

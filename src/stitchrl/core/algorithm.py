@@ -26,7 +26,6 @@ from stitchrl.core.windows import WindowBatch
 Losses = dict[str, Tensor]
 Metrics = dict[str, Tensor]
 Due = frozenset[str]
-ACTING = frozenset(["actor", "temperature"])  # networks that learn from the goals drawn for actors, where goals are drawn by hindsight
 
 
 @final
@@ -55,6 +54,7 @@ class Algorithm(nn.Module, ABC):
     batch: BatchKind  # what it eats; the engine replaces it where an algorithm that knows of no goals is to reach them
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
+    acting: ClassVar[frozenset[str]] = frozenset(["actor", "temperature"])  # networks that learn from actors' goals, where hindsight draws goals
     fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning
 
     config: Any
@@ -103,7 +103,7 @@ class Algorithm(nn.Module, ABC):
             return self.losses(batch, noise, due)
         losses: Losses = {}
         metrics: Metrics = {}
-        for steps, part in ((batch.values, due - ACTING), (batch.actors, due & ACTING)):
+        for steps, part in ((batch.values, due - self.acting), (batch.actors, due & self.acting)):
             if any(network in part for network in self.networks):
                 found, told = self.losses(steps, noise, part)
                 losses, metrics = losses | found, metrics | told

@@ -18,7 +18,7 @@ from stitchrl.training.learner import Training
 LOCOMOTION = ("halfcheetah", "hopper", "walker2d")
 REAL_METHODS = ("bc", "filtered_bc", "td3_bc", "iql")
 MORE_REAL_METHODS = (*REAL_METHODS, "awac", "rebrac")
-SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "fql", "sac")
+SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "sac_n", "fql", "sac")
 INTEGER_METHODS = ("bc", "q_learning", "bcq", "cql", "iql")
 GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
@@ -178,12 +178,13 @@ def _sequences() -> Suite:
 def _antmaze() -> Suite:
     # Logged walks across the maze take about 590 steps (benchmarks/scores/antmaze), of which a discount of 0.99 leaves 0.003 and 0.995 leaves 0.05.
     farther = Size({"discount": 0.995})
-    task = Task(
-        "antmaze/medium-diverse", ("bc", "td3_bc", "iql", "rebrac"), 100_000, evaluations=4, episodes=50, evaluation_seconds=17.0,
-        sizes={"td3_bc": farther, "iql": farther},
-    )  # fmt: skip
+    plan: dict[str, Any] = {"evaluations": 4, "episodes": 50, "evaluation_seconds": 17.0, "sizes": {"td3_bc": farther, "iql": farther}}
+    tasks = (
+        Task("antmaze/medium-diverse", ("bc", "td3_bc", "iql", "rebrac"), 100_000, **plan),
+        Task("antmaze/large-diverse", ("bc", "td3_bc", "iql"), 100_000, **plan),
+    )
     return Suite(
-        "antmaze", "a reward that few logged walks meet, a tenth of the papers' steps: an hour of one core for each seed", (task,), seeds=2
+        "antmaze", "a reward that few logged walks meet, a tenth of the papers' steps: an hour and a half of one core for each seed", tasks, seeds=2
     )
 
 

@@ -91,6 +91,11 @@ def bcq_discrete() -> Recipe:
     return Recipe("bcq", {"threshold": 0.3, "learning_rate": 3e-4, "hidden": (256, 256)})
 
 
+def sac_n() -> Recipe:
+    """SAC-N, arXiv:2110.01548, where its tables have no number of critics: ten, the fewest they have (HalfCheetah's)."""
+    return Recipe("edac", {"ensemble": 10, "diversity": 0.0})
+
+
 def fql_antmaze() -> Recipe:
     """Flow Q-learning, arXiv:2502.02538, on D4RL's AntMaze (umaze, medium): weight 10 of the distillation, 1 subtracted from the sparse reward."""
     return Recipe("fql", {"distillation": 10.0}, Preprocessing(reward_shift=-1.0))

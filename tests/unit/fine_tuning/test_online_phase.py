@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from stitchrl.core.records import Logging
 from stitchrl.core.settings import read_settings
@@ -66,7 +67,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         source = folder / f"{environment.replace('/', '-')}.npz"
         if not source.exists():
             sources.write(chance(environment, 12), source)
-        changed = {} if algorithm == "q_learning" else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
+        changed = {"terminal_reward": -7.0} if algorithm == "q_learning" else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
         made = plan(
             algorithm, seeds=2 if algorithm == "iql" else 1, settings={"hidden": (8,), **own}, training=Training(steps=20, **TRAINING),
             evaluation=Evaluation(episodes=2), preprocessing=Preprocessing(**changed),
@@ -127,6 +128,16 @@ def test_before_the_first_update_nothing_is_changed(runs: dict[str, Path], tmp_p
 
 def _first(tensors: dict[str, torch.Tensor]) -> str:
     return next(name.removeprefix("parameters/critic.") for name in tensors if name.startswith("parameters/critic."))
+
+
+def test_the_reward_of_ends_is_the_same_in_the_log_and_in_the_replay(runs: dict[str, Path], tmp_path: Path) -> None:
+    go_on(runs["q_learning"], tmp_path / "on", steps=60)
+    tensors, _ = checkpoint.load_newest(tmp_path / "on" / "checkpoints")
+    parent = read_parent(runs["q_learning"])
+    steps = Transitions().unpack(tensors["replay/0/rows"], parent.policy().spec)
+    ends = steps.terminals == 1
+    assert 0 < int(ends.sum()) < 60 == len(ends) and set(steps.rewards[ends].tolist()) == {-7.0}
+    assert set(steps.rewards[~ends].tolist()) == {1.0}  # what CartPole pays
 
 
 def test_optimizers_may_begin_anew_with_a_schedule_over_the_online_updates(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -244,6 +244,7 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
     assert found("iql", "antmaze/umaze").settings["expectile"] == 0.9
     assert found("rebrac", "halfcheetah/medium").settings["critic_penalty"] == 0.01  # CORL's configs/offline/rebrac
     assert found("sac_n", "pointmaze/large").settings["ensemble"] == 25
+    assert found("sac_n", "pendulum/mixed").settings == {"ensemble": 10, "diversity": 0.0}
     assert found("filtered_bc", "hopper/medium").preprocessing.best_episodes == 0.1
     assert found("cql", "icu-sepsis/mixed", True).preprocessing.reward_scale == 20.0
     assert found("bc", "gridworld/mixed", True).settings == {}
