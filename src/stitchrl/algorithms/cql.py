@@ -52,6 +52,8 @@ class CQLConfig:
     ensemble: Count | None = None
     """critics; None: 2 for continuous, 1 for discrete actions"""
     hidden: Hidden = (256, 256, 256)
+    critic_hidden: Hidden | None = None
+    """of the critics; None: as `hidden`"""
 
 
 @final
@@ -77,7 +79,7 @@ class CQL(Algorithm):
             self.actor = SquashedGaussianActor(spec, config.hidden)
             self.target_entropy = -float(self.actor.size) if config.target_entropy is None else config.target_entropy
             optimizers |= {"temperature": Adam(config.temperature_learning_rate), "actor": Adam(config.actor_learning_rate)}
-        self.critic = Critic(spec, config.hidden, config.ensemble or (1 if self.discrete else 2))
+        self.critic = Critic(spec, config.critic_hidden or config.hidden, config.ensemble or (1 if self.discrete else 2))
         if config.lagrange_gap is not None:
             self.multiplier = Scalar(math.log(max(config.conservatism, 1e-6)))
             optimizers["multiplier"] = Adam(config.lagrange_learning_rate)

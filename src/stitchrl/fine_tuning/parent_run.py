@@ -101,7 +101,9 @@ def read_parent(path: Path) -> Parent:
             f"{path}: '{config['algorithm']}' has no critic that could learn from an environment; fine-tune a run of {', '.join(able)}"
         )
     if config.get("goals"):  # none are recorded of a run without hindsight
-        raise ConfigError(f"{path}: learned to reach goals by hindsight, which a replay does not draw; fine-tune a run without --goals.hindsight")
+        raise ConfigError(
+            f"{path}: learned to reach goals by hindsight, which a replay does not draw; fine-tune a run without --goals.hindsight"
+        )
     if "parent" in config:
         raise ConfigError(
             f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by --resume --allow-change training and more --steps"

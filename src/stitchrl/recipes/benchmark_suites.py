@@ -184,7 +184,10 @@ def _antmaze() -> Suite:
         Task("antmaze/large-diverse", ("bc", "td3_bc", "iql"), 100_000, **plan),
     )
     return Suite(
-        "antmaze", "a reward that few logged walks meet, a tenth of the papers' steps: an hour and a half of one core for each seed", tasks, seeds=2
+        "antmaze",
+        "a reward that few logged walks meet, a tenth of the papers' steps: an hour and a half of one core for each seed",
+        tasks,
+        seeds=2,
     )
 
 

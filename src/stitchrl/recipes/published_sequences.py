@@ -46,9 +46,10 @@ def decision_transformer_atari() -> Recipe:
 
 # What the Trajectory Transformer's authors change for one of D4RL's locomotion logs (config/offline.py of their code).
 PLANS: dict[str, dict[str, Any]] = {
-    **{f"halfcheetah/{quality}": {"horizon": 5} for quality in ("medium", "medium-replay", "medium-expert")},
-    "hopper/medium": {"replan_every": 5},
+    **{f"halfcheetah/{quality}": {"horizon": 5, "beam_width": 32} for quality in ("medium", "medium-replay")},
+    "halfcheetah/medium-expert": {"beam_width": 32},
     "walker2d/medium-expert": {"horizon": 5},
+    "walker2d/medium-replay": {"horizon": 20, "beam_width": 32, "action_choices": 40, "dropped_mass": 0.0},
 }
 
 

@@ -67,7 +67,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         source = folder / f"{environment.replace('/', '-')}.npz"
         if not source.exists():
             sources.write(chance(environment, 12), source)
-        changed = {"terminal_reward": -7.0} if algorithm == "q_learning" else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
+        changed = (
+            {"terminal_reward": -7.0}
+            if algorithm == "q_learning"
+            else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
+        )
         made = plan(
             algorithm, seeds=2 if algorithm == "iql" else 1, settings={"hidden": (8,), **own}, training=Training(steps=20, **TRAINING),
             evaluation=Evaluation(episodes=2), preprocessing=Preprocessing(**changed),
