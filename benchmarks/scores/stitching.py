@@ -53,7 +53,7 @@ GRID: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         {
             "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "candidates": 4, "discount": 0.95, "learning_rate": 1e-3, "replan_every": 4,
         },
-        {"steps": 2_500, "batch_size": 32},
+        {"steps": 5_000, "batch_size": 32},
         {},
     ),
 }  # fmt: skip
@@ -97,13 +97,17 @@ MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
 }  # fmt: skip
 LOGS = {"gridworld/stitch": GRID, "pointmaze/umaze": MAZE}
-# the same weights, acting otherwise
+# the same weights, acting otherwise; sampled: the noise that plans are made of is drawn anew for each, where it is else one draw for all
 OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
     "trajectory_transformer": {
         "trajectory_transformer, greedy": {"planning": "none"},
         "trajectory_transformer, past in view": {"prefix_context": True},
     },
-    "diffuser": {"diffuser, not guided": {"guide_scale": 0.0, "candidates": 1}},
+    "diffuser": {
+        "diffuser, not guided": {"guide_scale": 0.0, "candidates": 1},
+        "diffuser, drawn anew": {"sampled": True},
+        "diffuser, drawn anew, not guided": {"sampled": True, "guide_scale": 0.0, "candidates": 1},
+    },
 }
 
 
@@ -152,9 +156,12 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
         "torch": torch.__version__, "command": " ".join(sys.argv),
     }  # fmt: skip
     for name, changes in {method: {}, **OTHERWISE.get(method, {})}.items():
-        learner.template.config = replace(made.settings, **changes)
+        learner.template.config = replace(made.settings, **{name: value for name, value in changes.items() if name != "sampled"})
         agent = Agent(algorithm, learner.template, learner.update.parameters, data.spec, transforms, made.seeds)
-        found = play(agent, environment, episodes=episodes, seed=30_000, parallel=50, processes=1, environment_options=options)
+        found = play(
+            agent, environment, episodes=episodes, seed=30_000, parallel=50, processes=1, environment_options=options,
+            sampled=changes.get("sampled", False),
+        )  # fmt: skip
         scores = normalized_score(found.returns, reference).mean(1)
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         for i, seed in enumerate(made.seeds):

@@ -41,7 +41,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"return_condition": False, "constraints": ((1, -0.5, 9.0),), "constrained": "finally", "condition_dropout": 0.5, "guidance": 0.0},
     ],
     "decision_transformer/box": [{"dropout": 0.0, "activation": "gelu", "target_return": 3.0}],
-    "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),), "termination_penalty": 10.0}],
+    "diffuser/box": [{"prediction": "epsilon", "schedule": "linear", "sampler": "ddim", "goal": ((0, 3),)}],
     "diffusion_policy/box": [
         {"prediction": "sample", "sampler": "dpm_solver++", "sampling_steps": 2, "observed": 1, "multipliers": (1, 2), "acted": 4},
         {"network": "dit", "multipliers": (1, 2, 4), "depth": 1, "heads": 2},

@@ -4,16 +4,28 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from stitchrl.agent import Agent
 from stitchrl.core.goals import Goals
-from stitchrl.core.spec import Discrete
+from stitchrl.core.spec import Discrete, Spec
+from stitchrl.evaluation.playing import Player
+from stitchrl.training import seeds
 from tests.algorithms.synthetic_log import Case, cases
 
 ALL = cases()
 FIRST = cases(variants=False)
+DRAWN = (
+    "decision_diffuser",
+    "diffuser",
+    "diffusion_policy",
+    "diffusion_ql",
+    "idql",
+    "trajectory_transformer",
+)  # each action from new noise
 
 
 def one_step(case: Case, step: int = 0, size: int = 32) -> tuple[nn.Module, Tensor, dict[str, Tensor], frozenset[str]]:
@@ -157,6 +169,27 @@ def test_sampled_actions_depend_on_the_noise_and_nothing_else(case: Case) -> Non
     first, again, other = (policy(observations, kind.draw(1, torch.Generator().manual_seed(seed))[0]) for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("case", ALL, ids=str)
+def test_an_evaluation_takes_its_mode_unless_its_paper_draws_each_action(case: Case) -> None:
+    algorithm = case.build()
+    policy = algorithm.policy()
+    spec = Spec(case.spec.observation, case.spec.action)
+    seen = torch.zeros(1, 64, case.width).numpy()
+    if isinstance(spec.observation, Discrete):
+        seen = np.zeros((1, 64), np.int64)
+
+    def actions() -> np.ndarray:
+        agent = Agent(case.name, algorithm, seeds.stack([algorithm], torch.device("cpu"), torch.float32), spec, [], (0,))
+        player = Player(agent, sampled=False)
+        return np.asarray([player(seen, np.ones((1, 64), bool)) for _ in range(2)])
+
+    found = actions()
+    assert np.array_equal(found, actions()), "an evaluation can be repeated"
+    drawn = policy.drawn and policy.noise(1) is not None
+    assert np.array_equal(found[0], found[1]) == (not drawn)
+    assert policy.drawn == (case.name in DRAWN)
 
 
 @pytest.mark.parametrize("case", ALL, ids=str)

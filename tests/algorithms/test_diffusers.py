@@ -55,15 +55,14 @@ def test_diffusers_loss_is_of_what_was_seen_or_held_and_weighs_the_first_action(
     assert metrics["first_action_error"].item() == pytest.approx(0.25**2)
 
 
-def test_diffusers_value_learns_the_return_less_the_penalty_of_an_end_in_sight() -> None:
-    config = DiffuserConfig(horizon=4, discount=0.5, termination_penalty=8.0, **SMALL)
-    algorithm = build(Diffuser, config, SPEC, 0)
+def test_diffusers_value_learns_the_return_in_deviations_from_the_logs_mean() -> None:
+    algorithm = build(Diffuser, DiffuserConfig(horizon=4, discount=0.5, **SMALL), SPEC, 0)
     silenced(algorithm, "value.out")
-    algorithm.value.returns.measure(torch.tensor([1.0, 5.0]))  # mean 3, deviation 2
+    algorithm.value.returns.measure(torch.tensor([-3.0, 1.0]))  # mean -1, deviation 2
     found, metrics = algorithm.losses(WINDOW, NOISE, ALL)  # type: ignore[arg-type]
-    # it says 0; the end is one step away: (3 - 0.5 · 8 - 3) / 2 = -2
+    # it says 0, where it should (3 - -1) / 2 = 2
     assert found["value"].item() == pytest.approx(4.0)
-    assert metrics["predicted_return"].item() == pytest.approx(3.0)
+    assert metrics["predicted_return"].item() == pytest.approx(-1.0)
 
 
 def test_decision_diffusers_losses() -> None:

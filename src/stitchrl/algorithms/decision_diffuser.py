@@ -152,6 +152,7 @@ class DecisionDiffuserPolicy(Policy):
     """Plans states that do what is asked, and does what leads to the next one. Without noise every plan begins from the same fixed draw."""
 
     vmapped = False
+    drawn = True
     score = "return asked for, a share of the log's range"
     SHOWN = 8  # plans in a drawing
 

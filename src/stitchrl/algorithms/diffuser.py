@@ -45,8 +45,6 @@ class DiffuserConfig:
     """of the first action's error, the one that will be done (1 in Maze2D)"""
     discount: Fraction = 0.99
     """of the returns that the value network predicts"""
-    termination_penalty: NonNegative = 0.0
-    """subtracted from the return where the task ends within the trajectory (the authors: 100 in locomotion)"""
     sampler: SamplerName = "ddpm"
     sampling_steps: Count | None = None
     """of the sampler; None: all of the diffusion's"""
@@ -78,6 +76,7 @@ class DiffuserPolicy(Policy):
     """Does the first actions of the best of K guided plans. Without noise the plans begin from fixed draws, the same at every observation."""
 
     vmapped = False
+    drawn = True
     score = "predicted return"
 
     def __init__(self, denoiser: TrajectoryModel, value: TemporalValue, config: DiffuserConfig) -> None:
@@ -253,9 +252,7 @@ class Diffuser(Algorithm):
             times = self.denoiser.diffusion.schedule.times(noise["time"])
             with torch.no_grad():
                 x = hold(self.denoiser.diffusion.schedule.noised(x0, noise["noise"], times))
-                later = c.discount ** torch.arange(c.horizon, device=x0.device)
-                penalty = c.termination_penalty * (later * batch.terminals).sum(1)
-                target = self.value.returns.standardized(batch.returns_to_go[:, 0] - penalty)  # [B]
+                target = self.value.returns.standardized(batch.returns_to_go[:, 0])  # [B]
             predicted = self.value(x, times)
             losses["value"] = (predicted - target).square().mean()
             with torch.no_grad():

@@ -103,6 +103,7 @@ class ChunkPolicy(Policy):
     """The next action of the chunk drawn last, or the first of a new one. Without noise chunks are drawn from fixed numbers."""
 
     vmapped = False
+    drawn = True
 
     def __init__(self, denoiser: ChunkDiffusion, steps: Chain, spec: Spec, config: DiffusionPolicyConfig) -> None:
         super().__init__()

@@ -58,6 +58,8 @@ class DiffusionQLConfig:
 class DiffusionQLPolicy(Policy):
     """One of K actions of the diffusion, by the smaller of two target critics. Without noise the draws are fixed, and the best is taken."""
 
+    drawn = True
+
     def __init__(self, actor: Diffusion, critic: Critic, candidates: Candidates, sharpness: float) -> None:
         super().__init__()
         self.actor, self.critic = actor, critic

@@ -101,6 +101,8 @@ def _exponential(u: Tensor, config: IDQLConfig) -> Tensor:
 class IDQLPolicy(Policy):
     """One of N actions of the behaviour, by the smaller of two target critics. Without noise the draws are fixed, and the best is taken."""
 
+    drawn = True
+
     def __init__(self, actor: Diffusion, critic: Critic, value: Value | None, candidates: Candidates, config: IDQLConfig) -> None:
         super().__init__()
         self.actor, self.critic, self.value = actor, critic, value

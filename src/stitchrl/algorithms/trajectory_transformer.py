@@ -108,6 +108,7 @@ class PlanningPolicy(Policy):
     """Does the first actions of the best plan. Without noise plans are drawn with fixed numbers, the same at every observation."""
 
     vmapped = False
+    drawn = True
     reads_rewards = True
 
     def __init__(self, model: TransitionModel, config: TrajectoryTransformerConfig) -> None:

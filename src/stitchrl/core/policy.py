@@ -19,6 +19,8 @@ class Policy(nn.Module, ABC):
     samples_have_density: whether `log_probabilities` is the law of its sampled actions: not of a greedy one's, nor where samples are clipped.
     vmapped: whether several seeds' policies may act as one call of torch.func.vmap; those with a memory never do.
     reads_rewards: whether a policy with a memory must be told what its actions earned.
+    drawn: whether its actions are made of noise that its paper draws anew each time, as evaluations do then; elsewhere, without noise, one draw
+    made once stands for all, so that it is a function of what it sees.
 
     A policy with a memory acts by `step`, on what it remembers of each episode; its `forward` is what it does at an episode's first step.
     """
@@ -26,6 +28,7 @@ class Policy(nn.Module, ABC):
     samples_have_density: ClassVar[bool] = False
     vmapped: ClassVar[bool] = True
     reads_rewards: ClassVar[bool] = False
+    drawn: ClassVar[bool] = False
 
     @abstractmethod
     def noise(self, size: int) -> Noise | None:

@@ -12,7 +12,7 @@ from stitchrl.evaluation.slots import Environment, Slots
 
 
 def play(agent: Agent, environment: Environment | Slots, *, sampled: bool = False, **options: Any) -> Rollout:
-    """Returns what each seed's policy earns, by its mode or mean or `sampled`; `options` are those of `rollout`."""
+    """Returns what each seed's policy earns, by its mode or mean or `sampled`, as one that is `drawn` always is; `options`: of `rollout`."""
     player = Player(agent, sampled)
     return rollout(player, environment, seeds=list(agent.seeds), earned=player.earned, **options)
 
@@ -26,7 +26,7 @@ class Player:
     """
 
     def __init__(self, agent: Agent, sampled: bool, targets: int = 1) -> None:
-        self.agent, self.sampled, self.targets = agent, sampled, targets
+        self.agent, self.sampled, self.targets = agent, sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
         agent.reset()
 

@@ -121,16 +121,20 @@ _SEQUENCES: dict[str, Size] = {
         {"context": 10, "layers": 2, "dropout": 0.0, "learning_rate": 6e-4, "warmup_steps": 500, "target_return": None}, 8_000, 64,
         milliseconds=35.0,
     ),
+    # few transitions in view and plans of few steps: what a state and an action are is learned before what is far
     "trajectory_transformer": Size(
-        {"width": 64, "layers": 2, "heads": 2, "sequence": 5, "warmup_steps": 300, "beam_width": 16, "horizon": 5, "context": 3}, 4_000, 64,
-        evaluations=1, milliseconds=180.0,
+        {
+            "width": 64, "layers": 2, "heads": 2, "sequence": 2, "context": 2, "dropout": 0.0, "learning_rate": 2e-3, "warmup_steps": 100,
+            "beam_width": 16, "horizon": 5,
+        },
+        8_000, 64, evaluations=1, milliseconds=60.0,
     ),
     "decision_diffuser": Size(
         {
-            "horizon": 32, "width": 32, "multipliers": (1, 2, 4), "diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10,
-            "replan_every": 2, "discount": 0.99,
+            "network": "dit", "width": 64, "depth": 2, "heads": 4, "horizon": 8, "prediction": "v_prediction", "next_weight": 10.0,
+            "discount": 0.997, "learning_rate": 1e-3, "target_rate": 0.005, "diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10,
         },
-        6_000, 32, evaluations=1, milliseconds=60.0,
+        12_000, 128, evaluations=1, milliseconds=45.0,
     ),
     "diffusion_ql": Size({}, 5_000, evaluations=2, milliseconds=65.0),
 }  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stitchrl.experiment import Preprocessing
 from stitchrl.recipes.published import Recipe
 
 # What Diffuser's authors change for one of D4RL's locomotion logs (config/locomotion.py of their code).
@@ -29,19 +30,20 @@ _SMALL: dict[str, Any] = {
 def diffuser_locomotion() -> Recipe:
     """Diffuser, arXiv:2205.09991, and the authors' code (a million steps in batches of 64): trajectories of 32 steps, 20 steps of diffusion.
 
-    Their code adds attention on HalfCheetah, and plans with values of discount 0.997.
+    Their code adds attention on HalfCheetah, plans with values of discount 0.997, and takes 100 from the reward where the task ends.
     """
     settings = {
         "horizon": 32, "diffusion_steps": 20, "width": 32, "multipliers": (1, 2, 4, 8), "action_weight": 10.0, "discount": 0.997,
-        "termination_penalty": 100.0, "guide_scale": 0.1, "guide_unit": "returns", "guide_steps": 2, "unguided_steps": 2, "candidates": 64,
+        "guide_scale": 0.1, "guide_unit": "returns", "guide_steps": 2, "unguided_steps": 2, "candidates": 64,
         "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
-    return Recipe("diffuser", settings)
+    return Recipe("diffuser", settings, Preprocessing(terminal_reward=-100.0))
 
 
 def diffuser_on(dataset: str) -> Recipe:
     """The same with what the authors change for this log."""
-    return Recipe("diffuser", diffuser_locomotion().settings | DIFFUSER_PLANS[dataset])
+    told = diffuser_locomotion()
+    return Recipe(told.algorithm, told.settings | DIFFUSER_PLANS[dataset], told.preprocessing)
 
 
 def diffuser_pointmaze() -> Recipe:
@@ -67,12 +69,15 @@ def diffuser_small() -> Recipe:
 
 
 def decision_diffuser_locomotion() -> Recipe:
-    """Decision Diffuser, arXiv:2211.15657, and the authors' code (a million steps in batches of 64); returns there are divided by 400 on Hopper."""
+    """Decision Diffuser, arXiv:2211.15657, and the authors' code (a million steps in batches of 64); returns there are divided by 400 on Hopper.
+
+    Their code takes 100 from the reward where the task ends.
+    """
     settings = {
         "horizon": 100, "diffusion_steps": 200, "width": 128, "multipliers": (1, 4, 8), "condition_dropout": 0.25, "guidance": 1.2,
         "target": 0.9, "temperature": 0.5, "hidden": (256, 256), "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
-    return Recipe("decision_diffuser", settings)
+    return Recipe("decision_diffuser", settings, Preprocessing(terminal_reward=-100.0))
 
 
 def decision_diffuser_on(dataset: str) -> Recipe:
