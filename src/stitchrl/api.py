@@ -128,7 +128,10 @@ def finetune(
 def evaluate(
     policy: str | Path | Agent, environment: str, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False, discount: float = 1.0
 ) -> Rollout:
-    """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more."""
+    """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
+
+    `sampled` draws actions in place of their mode or mean; policies made of noise (plans, diffusion) draw them always.
+    """
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
     check_task(acting.spec, environment, {})
     return play(acting, environment, sampled=sampled, episodes=episodes, seed=seed, discount=discount)
