@@ -66,7 +66,7 @@ Ours was wrong once: AWAC's weight decay was decoupled (AdamW), and is Adam's ow
 
 AWAC's scores are after few steps, d3rlpy's as shipped; its policy stands still (returns of -11 to 3). The target of its own and the
 deviation's start at exp(-3) are the differences that could explain so wide a gap; neither was tried alone. BCQ's, d3rlpy's as shipped
-too (no tanh), ours with the authors' tanh, are 1.2 standard errors apart: one of our six seeds is far below the others."""
+too (no tanh), ours with the authors' tanh, are 1.4 points apart with a standard error of 1.0: one of our six seeds is far below the others."""
 
 
 def main() -> None:
