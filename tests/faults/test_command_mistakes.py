@@ -58,6 +58,8 @@ MISTAKES = {
     "unknown algorithm": ("train iqll --data integer.npz", "unknown algorithm 'iqll'", "'iql'"),
     "no algorithm": ("train --data integer.npz", "name an algorithm first", "iql"),
     "unknown flag": ("train bc --data integer.npz --settings.lerning-rate 1", "unknown option --settings.lerning-rate", "--settings.learning-rate"),
+    "value without its flag": ("train bc integer.npz --data integer.npz", "'integer.npz' follows no option that takes it", "--data", "--help"),
+    "value of a flag that is on or off": ("evaluate runs/gone --sampled True", "'True' follows no option that takes it", "--env, --episodes"),
     "longer flag": ("train bc --data integer.npz --environment CartPole-v1", "unknown option --environment", "Did you mean --env?"),
     "misplaced flag": ("train bc --data integer.npz --training.steps 1", "unknown option --training.steps", "--steps"),
     "flag cut short": ("train bc --data integer.npz --resum", "unknown option --resum", "--resume"),

@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import io
 import re
+import textwrap
 from collections.abc import Sequence
 from typing import Any, get_type_hints
 
@@ -36,7 +37,11 @@ def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, ex
         begins = [flag for flag in known if unknown[0].startswith(flag) and "." not in unknown[0]]  # --environment of --env
         close = ends or begins or difflib.get_close_matches(unknown[0], known, n=1, cutoff=0.4)
         return f"{prog}: unknown option {unknown[0]}." + (f" Did you mean {close[0]}?" if close else f" See {prog} --help.")
-    return f"{prog}: {_plain(complaint, kind)}. See {prog} --help."
+    said = _plain(complaint, kind)
+    if alone := re.match(r"Unrecognized options: (\S+)", said):
+        takes = ", ".join(flag for flag in known if flag != "--help" and not flag.startswith("--no-"))
+        said = f"'{alone[1]}' follows no option that takes it; options are {textwrap.shorten(takes, 60, placeholder=' …')}"
+    return f"{prog}: {said}. See {prog} --help."
 
 
 def _flags(kind: Any, prog: str, extra: dict[str, Any]) -> list[str]:
