@@ -11,21 +11,15 @@ from torch import Tensor, nn
 
 from stitchrl.agent import Agent
 from stitchrl.core.goals import Goals
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Discrete
 from stitchrl.evaluation.playing import Player
 from stitchrl.training import seeds
 from tests.algorithms.synthetic_log import Case, cases
 
 ALL = cases()
 FIRST = cases(variants=False)
-DRAWN = (
-    "decision_diffuser",
-    "diffuser",
-    "diffusion_policy",
-    "diffusion_ql",
-    "idql",
-    "trajectory_transformer",
-)  # each action from new noise
+# each action is made of new noise
+DRAWN = ("decision_diffuser", "diffuser", "diffusion_policy", "diffusion_ql", "idql", "trajectory_transformer")
 
 
 def one_step(case: Case, step: int = 0, size: int = 32) -> tuple[nn.Module, Tensor, dict[str, Tensor], frozenset[str]]:
@@ -175,13 +169,10 @@ def test_sampled_actions_depend_on_the_noise_and_nothing_else(case: Case) -> Non
 def test_an_evaluation_takes_its_mode_unless_its_paper_draws_each_action(case: Case) -> None:
     algorithm = case.build()
     policy = algorithm.policy()
-    spec = Spec(case.spec.observation, case.spec.action)
-    seen = torch.zeros(1, 64, case.width).numpy()
-    if isinstance(spec.observation, Discrete):
-        seen = np.zeros((1, 64), np.int64)
+    seen = np.zeros((1, 64, case.width), np.float32)
 
     def actions() -> np.ndarray:
-        agent = Agent(case.name, algorithm, seeds.stack([algorithm], torch.device("cpu"), torch.float32), spec, [], (0,))
+        agent = Agent(case.name, algorithm, seeds.stack([algorithm], torch.device("cpu"), torch.float32), case.spec, [], (0,))
         player = Player(agent, sampled=False)
         return np.asarray([player(seen, np.ones((1, 64), bool)) for _ in range(2)])
 

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from stitchrl import algorithms
 from stitchrl.agent import load
 from stitchrl.core.algorithm import build
 from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import read_json
-from stitchrl.core.goals import GoalDrawing, HindsightTransitions
+from stitchrl.core.goals import GoalDrawing, HindsightTransitions, with_goal
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -23,7 +22,7 @@ from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Preprocessing, make_learner, plan, prepare, run_experiment
 from stitchrl.recipes import published
 from stitchrl.training.learner import Learner, Training
-from tests.algorithms.synthetic_log import advance, weights
+from tests.algorithms.synthetic_log import Case, advance, cases, weights
 
 SMALL = {"hidden": (16, 16)}
 QUIET = Logging(tensorboard=False, quiet=True)
@@ -67,22 +66,18 @@ def test_seeds_together_are_seeds_alone_and_resume_exactly(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(whole.tensors().values(), resumed.tensors().values(), strict=True))
 
 
-PLAIN = [name for name in algorithms.names() if type(algorithms.find(name)[0].batch) is Transitions]
+PLAIN = [case for case in cases(variants=False) if type(case.algorithm.batch) is Transitions]
 
 
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("discrete", [False, True])
-def test_what_acts_learns_from_the_goals_of_actors_and_all_else_from_those_of_values(name: str, discrete: bool) -> None:
-    kind, config = algorithms.find(name)
-    if kind.action_space not in ("any", "discrete" if discrete else "box"):
-        pytest.skip("it has no such actions")
-    spec = Spec(Box((4,)), Discrete(3) if discrete else Box((2,), (-1.0,), (1.0,)))
-    made = build(kind, config(hidden=(8, 8)), spec, 0)
+@pytest.mark.parametrize("case", PLAIN, ids=str)
+def test_what_acts_learns_from_the_goals_of_actors_and_all_else_from_those_of_values(case: Case) -> None:
+    spec = with_goal(case.spec)
+    made = build(case.algorithm, case.config(), spec, 0)
     made.batch = HindsightTransitions()
     draw = torch.Generator().manual_seed(0)
     rows = torch.rand(6, 4, sum(made.batch.columns(spec).values()), generator=draw)  # the state, the next, the value's goal, the actor's
-    if discrete:
-        rows[..., -1] = torch.arange(6)[:, None] % 3
+    if isinstance(spec.action, Discrete):
+        rows[..., -1] = torch.arange(6)[:, None] % spec.action.n
     noise = {name: one.draw(1, draw)[0] for name, one in made.noise(6).items()}
     due = frozenset(made.networks)
     as_it_was, _ = made(rows, noise, due)

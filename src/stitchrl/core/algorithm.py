@@ -54,9 +54,7 @@ class Algorithm(nn.Module, ABC):
     batch: BatchKind  # what it eats; the engine replaces it where an algorithm that knows of no goals is to reach them
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
-    acting: ClassVar[frozenset[str]] = frozenset(
-        ["actor", "temperature"]
-    )  # networks that learn from actors' goals, where hindsight draws goals
+    acting: ClassVar[frozenset[str]] = frozenset(["actor", "temperature"])  # learn from actors' goals, where hindsight draws goals
     fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning
 
     config: Any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from stitchrl.experiment import Preprocessing
@@ -43,7 +44,7 @@ def diffuser_locomotion() -> Recipe:
 def diffuser_on(dataset: str) -> Recipe:
     """The same with what the authors change for this log."""
     told = diffuser_locomotion()
-    return Recipe(told.algorithm, told.settings | DIFFUSER_PLANS[dataset], told.preprocessing)
+    return replace(told, settings=told.settings | DIFFUSER_PLANS[dataset])
 
 
 def diffuser_pointmaze() -> Recipe:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from stitchrl.experiment import Preprocessing
@@ -28,7 +29,7 @@ def decision_transformer_locomotion() -> Recipe:
 def decision_transformer_on(dataset: str) -> Recipe:
     """The same, asked for what the authors ask for on this log."""
     told = decision_transformer_locomotion()
-    return Recipe(told.algorithm, told.settings | {"target_return": ASKED[dataset]}, told.preprocessing)
+    return replace(told, settings=told.settings | {"target_return": ASKED[dataset]})
 
 
 def decision_transformer_atari() -> Recipe:
@@ -65,11 +66,11 @@ def trajectory_transformer_locomotion() -> Recipe:
 def trajectory_transformer_on(dataset: str) -> Recipe:
     """The same with what the authors change for this log."""
     told = trajectory_transformer_locomotion()
-    return Recipe(told.algorithm, told.settings | PLANS[dataset], told.preprocessing)
+    return replace(told, settings=told.settings | PLANS[dataset])
 
 
 def trajectory_transformer_small() -> Recipe:
     """The same, not published, of a size for a CPU: half the width, three layers, 32 beams of 5 transitions that read nothing anew."""
     told = trajectory_transformer_locomotion()
     small = {"width": 64, "layers": 3, "heads": 4, "beam_width": 32, "horizon": 5, "context": 10, "slide": 5, "warmup_steps": 500}
-    return Recipe(told.algorithm, told.settings | small, told.preprocessing)
+    return replace(told, settings=told.settings | small)
