@@ -75,7 +75,6 @@ def test_in_float64_the_mask_is_the_same() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own imports
 def test_compiled_it_is_the_same() -> None:
     # with a rest to the width of the machine's vectors: integers wrap in both alike
     def several(x: torch.Tensor, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

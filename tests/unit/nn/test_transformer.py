@@ -153,7 +153,6 @@ def test_seeds_mapped_over_are_each_alone_and_so_are_their_gradients() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of the compiler's own imports
 def test_it_compiles_whole_with_its_gradients() -> None:
     seeds = 2
     several = [made(seed, dropout=0.2) for seed in range(seeds)]
