@@ -116,8 +116,8 @@ def environment_spec(environment: str) -> Spec:
 
 
 def act(agent: Agent, observation: np.ndarray) -> np.ndarray:
-    """Returns the deterministic action for one observation."""
-    return np.clip(agent.predict(observation[None])[0], -1, 1)
+    """Returns the action for one observation, by the mode or mean unless its paper draws it."""
+    return np.clip(agent.predict(observation[None], sampled=agent.policy.drawn)[0], -1, 1)
 
 
 if __name__ == "__main__":

@@ -84,6 +84,8 @@ class Perturbation(nn.Module):
 class CandidatePolicy(Policy):
     """The best of K perturbed candidates by the first critic. Without noise the K latents are fixed draws, the same at every observation."""
 
+    drawn = True
+
     def __init__(self, decoder: Decoder, perturbation: Perturbation, critic: Critic, candidates: int, latent_bound: float) -> None:
         super().__init__()
         self.decoder, self.perturbation, self.critic = decoder, perturbation, critic

@@ -48,6 +48,8 @@ class FQLConfig:
 class OneStepPolicy(Policy):
     """a = clip(network(s, z)), z ~ N(0, I): the flow's many steps in one. Without noise z = 0, the latent's mode."""
 
+    drawn = True
+
     def __init__(self, spec: Spec, hidden: Hidden, *, layer_norm: bool = False) -> None:
         super().__init__()
         assert isinstance(spec.action, Box)
