@@ -35,6 +35,7 @@ PUBLISHED = {
         "hiql": "58 ± 5",
     },
     "pointmaze/large-stitch": {"gcbc": "7 ± 5", "gcivl": "12 ± 6", "gciql": "31 ± 2", "qrl": "84 ± 15", "crl": "0", "hiql": "13 ± 6"},
+    "antmaze/large-navigate": {"gcbc": "24 ± 2", "gcivl": "16 ± 5", "gciql": "34 ± 4", "qrl": "75 ± 6", "crl": "83 ± 4", "hiql": "91 ± 2"},
     "antmaze/large-stitch": {"gcbc": "3 ± 3", "gcivl": "18 ± 2", "gciql": "7 ± 2", "qrl": "18 ± 2", "crl": "11 ± 2", "hiql": "67 ± 5"},
 }
 

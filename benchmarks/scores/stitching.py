@@ -50,10 +50,9 @@ GRID: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "diffuser": (
         "diffuser",
-        {
-            "horizon": 16, "width": 32, "multipliers": (1, 2, 4), "candidates": 4, "discount": 0.95, "learning_rate": 1e-3, "replan_every": 4,
-        },
-        {"steps": 5_000, "batch_size": 32},
+        # few steps ahead, and a value that sees the rest
+        {"horizon": 4, "width": 32, "multipliers": (1, 2), "candidates": 4, "discount": 0.95, "learning_rate": 1e-3},
+        {"steps": 2_000, "batch_size": 32},
         {},
     ),
 }  # fmt: skip
@@ -103,7 +102,10 @@ OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
         "trajectory_transformer, greedy": {"planning": "none"},
         "trajectory_transformer, past in view": {"prefix_context": True},
     },
-    "diffuser": {"diffuser, not guided": {"guide_scale": 0.0, "candidates": 1}},
+    "diffuser": {
+        "diffuser, not guided": {"guide_scale": 0.0, "candidates": 1},
+        "diffuser, not guided, best of 16": {"guide_scale": 0.0, "candidates": 16},
+    },
 }
 
 
