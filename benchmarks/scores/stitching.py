@@ -64,7 +64,7 @@ MAZE: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "iql": (
         "iql", {"hidden": (128, 128), "learning_rate": 1e-3, "expectile": 0.9, "inverse_temperature": 10.0},
-        {"steps": 10_000, "batch_size": 256}, {"standardize_observations": True},
+        {"steps": 60_000, "batch_size": 256}, {"standardize_observations": True},
     ),
     "cql": (
         "cql", {"hidden": (128, 128), "critic_learning_rate": 1e-3, "actor_learning_rate": 3e-4, "conservatism": 1.0},
