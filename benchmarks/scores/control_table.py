@@ -21,6 +21,7 @@ NAMES = {
     "cql/mean": ("CQL, mean backup", "cql"),
     "cql": ("CQL, sampled backup as the paper's code", "cql"),
     "bcq/sequential": ("BCQ, sequential order as the authors' and d3rlpy's, 10 candidates", "bcq"),
+    "bcq/no tanh/sequential": ("BCQ, the same without the decoder's tanh, as d3rlpy's", "bcq"),
     "awac/sequential": ("AWAC, sequential order as d3rlpy's", "awac"),
 }
 UPDATES = {
@@ -79,6 +80,7 @@ def main() -> None:
         value = float(np.mean(normalized_score(np.array(row["returns"]), reference)))
         kind = "cql/mean" if row["settings"].get("mean_backup") else row["algorithm"]
         kind += "/constant" if row["settings"].get("actor_schedule") == "constant" else ""
+        kind += "/no tanh" if row["settings"].get("decoder_tanh") is False else ""
         kind += "/sequential" if row["settings"].get("order") == "sequential" else ""
         scores[row["library"]][row["data"], kind, row["steps"]][row["seed"]] = value
         versions[row["library"]] = row["version"]

@@ -23,6 +23,7 @@ from stitchrl.core.spec import Spec
 from stitchrl.data.sources import read
 from stitchrl.environments.make import make, spec_of
 from stitchrl.experiment import Preprocessing, plan, run_experiment
+from stitchrl.nn import autoencoder
 from stitchrl.training.learner import Training
 
 SETTINGS = {
@@ -60,6 +61,9 @@ def main() -> None:
     parser.add_argument("--compile", choices=("auto", "on", "off"), default="auto")
     parser.add_argument("--order", choices=("joint", "sequential"), default="joint")
     parser.add_argument("--actor-schedule", choices=("cosine", "constant"), default="cosine", help="iql only")
+    parser.add_argument(
+        "--decoder-tanh", action=argparse.BooleanOptionalAction, default=True, help="bcq only; d3rlpy's decoder ends without it"
+    )
     parser.add_argument("--raw", type=Path, default=Path("benchmarks/scores/raw/control.jsonl"))
     a = parser.parse_args()
     schedule = {"actor_schedule": a.actor_schedule} if a.algorithm == "iql" else {}
@@ -71,6 +75,9 @@ def main() -> None:
         preprocessing=PREPROCESSING[a.algorithm],
     )
     settings = to_json(made.settings) | {"preprocessing": to_json(made.preprocessing), "environment": a.environment, "order": a.order}
+    if not a.decoder_tanh:
+        settings["decoder_tanh"] = False
+        autoencoder.Decoder.forward = lambda self, s, z: self.mlp(s, z)  # type: ignore[method-assign]
     identity = {
         "library": "stitchrl",
         "version": __version__,
@@ -83,7 +90,8 @@ def main() -> None:
         print("already recorded")
         return
     began, processor = time.perf_counter(), time.process_time()
-    path = Path("runs") / f"control-{a.algorithm}-{a.order}-{a.actor_schedule}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
+    kind = f"{a.algorithm}-{a.order}-{a.actor_schedule}{'' if a.decoder_tanh else '-no-tanh'}"
+    path = Path("runs") / f"control-{kind}-{a.data.stem}-{'-'.join(map(str, a.seeds))}"
     resume = (path / "config.json").exists()
     result = run_experiment(
         made,
