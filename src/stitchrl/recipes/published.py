@@ -45,6 +45,11 @@ def td3_bc_locomotion() -> Recipe:
     return Recipe("td3_bc", {"alpha": 2.5}, Preprocessing(standardize_observations=True, observation_epsilon=1e-3))
 
 
+def td3_bc_antmaze() -> Recipe:
+    """TD3+BC in AntMaze as CORL runs it (arXiv:2210.07105): 1 subtracted from the sparse reward."""
+    return Recipe("td3_bc", {"alpha": 2.5}, Preprocessing(standardize_observations=True, observation_epsilon=1e-3, reward_shift=-1.0))
+
+
 def iql_locomotion() -> Recipe:
     """IQL, arXiv:2110.06169, appendix B: expectile 0.7, inverse temperature 3, rewards scaled by 1000 / range of the logged returns."""
     return Recipe("iql", {"expectile": 0.7, "inverse_temperature": 3.0}, Preprocessing(return_range=1000.0))
