@@ -66,8 +66,9 @@ softmax over the batch times its size, the smaller critic for the advantage and 
 Ours was wrong once: AWAC's weight decay was decoupled (AdamW), and is Adam's own since this comparison.
 
 AWAC's scores are after few steps, d3rlpy's as shipped; its policy stands still (returns of -11 to 3). The target of its own and the
-deviation's start at exp(-3) are the differences that could explain so wide a gap; neither was tried alone. BCQ's, d3rlpy's as shipped
-too (no tanh), ours with the authors' tanh, are 1.4 points apart with a standard error of 1.0: one of our six seeds is far below the others."""
+deviation's start at exp(-3) are the differences that could explain so wide a gap; neither was tried alone. BCQ's tanh was
+(`--no-decoder-tanh`): with it, the authors' way, candidates cannot reach the fifth of this log's action entries that lie outside ±1, and the cheetah falls more
+often; without it, d3rlpy's way, ours earns no less than d3rlpy's. Both draw each step's candidates anew; ours had one draw for all steps until 2026-11-22."""
 
 
 def main() -> None:
