@@ -66,7 +66,8 @@ def test_on_the_pendulum_they_beat_cloning_and_the_log_and_rebrac_beats_td3_bc()
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_values_cross_the_ants_maze_where_cloning_fails() -> None:
-    """benchmarks/scores/antmaze: of 50 episodes IQL's policies arrive in 76 and 64 %, cloning's in none."""
+def test_values_cross_the_ants_maze_where_cloning_and_td3_bc_fail() -> None:
+    """benchmarks/scores/antmaze: of 50 episodes IQL's policies arrive in 76 and 64 %, cloning's and TD3+BC's (with CORL's rewards) in none."""
     assert suite_score("antmaze", "antmaze/medium-diverse", "bc") <= 10
+    assert suite_score("antmaze", "antmaze/medium-diverse", "td3_bc") <= 10
     assert suite_score("antmaze", "antmaze/medium-diverse", "iql") >= 30
