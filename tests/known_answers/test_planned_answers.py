@@ -84,8 +84,9 @@ def test_the_guide_and_the_choice_among_plans_take_the_better_of_two_ways() -> N
 
 
 @pytest.mark.slow
-def test_the_return_asked_for_decides_between_two_ways() -> None:
-    learner = learned("decision_diffuser", two_ways(), 400)
+@pytest.mark.parametrize("settings", [{}, {"network": "dit", "depth": 2, "heads": 2, "multipliers": (1, 4, 8)}], ids=["unet", "dit"])
+def test_the_return_asked_for_decides_between_two_ways(settings: dict[str, Any]) -> None:
+    learner = learned("decision_diffuser", two_ways(), 400, **settings)
     high, low, untold = (
         planned(learner, 1, guidance=guidance, target=target).states[:, -1, -1] for guidance, target in ((1.2, 1.0), (1.2, 0.0), (0.0, 1.0))
     )
