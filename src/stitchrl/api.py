@@ -130,7 +130,7 @@ def evaluate(
 ) -> Rollout:
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
 
-    `sampled` draws actions in place of their mode or mean; policies made of noise (plans, diffusion) draw them always.
+    `sampled` draws actions in place of their mode or mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always.
     """
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
     check_task(acting.spec, environment, {})

@@ -32,7 +32,7 @@ class Evaluation:
     episodes: Count = 10
     """for each seed"""
     sampled: bool = False
-    """draw actions from the policy instead of taking its mode or mean; plans and diffusion are always drawn anew, as in their papers"""
+    """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew, as in their papers"""
     parallel: Count = 10
     """environments at a time for each seed"""
     processes: Count | None = None

@@ -28,7 +28,7 @@ class Evaluate:
     episodes: int = 100
     """for each seed"""
     sampled: bool = False
-    """draw actions from the policy instead of taking its mode or mean; plans and diffusion are always drawn anew"""
+    """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew"""
     discount: float = 1.0
     seed: Natural = 20_000
     parallel: int = 10
