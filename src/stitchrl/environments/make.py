@@ -13,6 +13,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Space, Spec
+from stitchrl.environments import robotics_notice
 from stitchrl.environments.atari import DEFAULTS, is_atari, open_atari
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def _import_package(id: str) -> None:
         if id.startswith(prefix):
             if find_spec(module) is None:
                 raise ConfigError(f"environment {id!r} comes from the package {module}, which is not installed. Run: {install}")
+            robotics_notice.only_for(id)
             gymnasium.register_envs(import_module(module))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
+from stitchrl.environments import robotics_notice
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 MUJOCO = "4.0.0"  # other versions may compute other trajectories: then the hash is that of the first making
@@ -52,6 +53,7 @@ def recipes() -> list[DatasetRecipe]:
 
 def environment_options(size: str) -> dict[str, Any]:
     """Returns the options of the environment in which the log was made: gymnasium-robotics' map with the goal in one cell."""
+    robotics_notice.only_for("PointMaze")
     try:
         from gymnasium_robotics.envs.maze import maps
     except ImportError:

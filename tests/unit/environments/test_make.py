@@ -1,5 +1,8 @@
 """Environments by id: ours, Gymnasium's, those of packages; and what is told when there is none."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -95,3 +98,11 @@ def test_stepping_a_tabular_environment_follows_its_table() -> None:
     assert environment.reset(options={"state": 1})[0] == 1
     with pytest.raises(ConfigError, match="not terminal"):
         environment.reset(options={"state": 2})
+
+
+@pytest.mark.parametrize(("id", "told"), [("PointMaze_UMaze-v3", False), ("AdroitHandDoor-v1", True)])
+def test_the_notice_on_adroit_is_told_to_those_who_open_it(id: str, told: bool) -> None:
+    pytest.importorskip("gymnasium_robotics")
+    code = f"from stitchrl.environments.make import make; make({id!r}).close()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ("AdroitHandDoorDense-v1" in done.stderr) == told

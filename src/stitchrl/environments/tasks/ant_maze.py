@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.environments import robotics_notice
 from stitchrl.environments.maze_paths import MazePaths
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -80,6 +81,7 @@ class AntMaze(gymnasium.Env[Array, Array]):
 
 def _maze(name: str) -> Any:
     """gymnasium-robotics' maze of this map with D4RL's ant in it."""
+    robotics_notice.only_for("AntMaze")
     try:
         import ogbench
         from gymnasium_robotics.envs.maze import maps
