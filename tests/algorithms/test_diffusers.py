@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stitchrl.algorithms.decision_diffuser import DecisionDiffuser, DecisionDiffuserConfig, asked_of
-from stitchrl.algorithms.diffuser import Diffuser, DiffuserConfig, gradient
+from stitchrl.algorithms.diffuser import Diffuser, DiffuserConfig, gradient, guide_of
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
@@ -130,10 +130,16 @@ def test_without_guide_diffuser_samples_as_its_diffusion_does() -> None:
     assert not torch.allclose(climbing, states, atol=1e-4)
 
 
-def test_the_guide_climbs_the_value() -> None:
-    z = planner(Diffuser, candidates=1).noise(3).draw(1, torch.Generator().manual_seed(1))[0]
-    low, high = (planner(Diffuser, candidates=1, guide_scale=scale).planned(OBSERVATIONS, z).scores.mean() for scale in (0.0, 20.0))
-    assert high > low
+def test_each_step_of_the_guide_climbs_the_value_and_the_last_are_not_guided() -> None:
+    config = DiffuserConfig(horizon=4, **SMALL, guide_scale=1e-3)
+    policy = planner(Diffuser)
+    value, guide = policy.value.double(), guide_of(policy.value, policy.steps, config, lambda x: x)
+    x = torch.randn(5, 4, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    assert [step.time for step in policy.steps] == [5, 4, 3, 2, 1, 0]
+    for step in policy.steps[:4]:
+        time = torch.tensor(step.time)
+        assert (value(guide(x, step), time) > value(x, time)).all()
+    assert all(torch.equal(guide(x, step), x) for step in policy.steps[4:])
 
 
 def test_gradients_are_found_where_they_are_switched_off() -> None:

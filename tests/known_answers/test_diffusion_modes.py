@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stitchrl import algorithms
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.window_rows import window_rows_of
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner
 from stitchrl.training.seeds import holding
+from tests.known_answers.learning import learn_windows
 from tests.known_answers.test_two_modes import PROBES, SPEC, STATES, actions, learned
 
 
@@ -44,14 +44,9 @@ def two_steps(share: float, episodes: int = 1000) -> Dataset:
     "network", [{"width": 16, "multipliers": (1, 2)}, {"network": "dit", "width": 32, "depth": 2, "heads": 2}], ids=["unet", "dit"]
 )
 def test_chunks_keep_both_modes_and_hold_on_to_one(network: dict[str, Any]) -> None:
-    kind, config = algorithms.find("diffusion_policy")
     settings: dict[str, Any] = {"horizon": 2, "observed": 1, "acted": 2, "diffusion_steps": 20} | network
-    chosen = config(**settings, learning_rate=4e-3, warmup_steps=0, target_rate=0.05)
-    rows = window_rows_of(two_steps(0.3), kind.batch_of(chosen), [], torch.device("cpu"), 2**30)
-    learner = Learner(kind, chosen, SPEC, rows, [0], Training(steps=400, batch_size=128, compile="off"), torch.device("cpu"))
-    for _ in range(400):
-        learner.advance()
-    learner.check()
+    config = algorithms.find("diffusion_policy")[1](**settings, learning_rate=4e-3, warmup_steps=0, target_rate=0.05)
+    learner = learn_windows("diffusion_policy", config, two_steps(0.3), 400, 128)
     noise = noise_of(learner)
     with torch.no_grad(), holding(learner.template, learner.parameters_of(0)):
         policy = learner.template.policy()

@@ -14,9 +14,9 @@ from stitchrl import algorithms
 from stitchrl.core.plans import Planned
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.window_rows import window_rows_of
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner
 from stitchrl.training.seeds import holding
+from tests.known_answers.learning import learn_windows
 
 HORIZON, PROBES = 8, 64
 SMALL: dict[str, Any] = {
@@ -40,14 +40,7 @@ def walks(ends: np.ndarray, rewards: np.ndarray, seed: int = 0) -> Dataset:
 
 
 def learned(name: str, log: Dataset, steps: int, **settings: Any) -> Learner:
-    kind, config = algorithms.find(name)
-    made = config(**{**SMALL, **settings})
-    rows = window_rows_of(log, kind.batch_of(made), [], torch.device("cpu"), 1 << 30)
-    learner = Learner(kind, made, log.spec, rows, [0], Training(steps=steps, batch_size=64, compile="off"), torch.device("cpu"))
-    for _ in range(steps):
-        learner.advance()
-    learner.check()
-    return learner
+    return learn_windows(name, algorithms.find(name)[1](**{**SMALL, **settings}), log, steps, 64)
 
 
 def planned(learner: Learner, size: int, **settings: Any) -> Planned:

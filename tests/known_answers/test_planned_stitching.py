@@ -13,14 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from stitchrl import algorithms
 from stitchrl.algorithms.diffuser import DiffuserConfig, DiffuserPolicy
 from stitchrl.algorithms.trajectory_transformer import PlanningPolicy, TrajectoryTransformerConfig
 from stitchrl.core.policy import Policy
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.window_rows import window_rows_of
-from stitchrl.training.learner import Learner, Training
+from tests.known_answers.learning import learn_windows
 from tests.known_answers.test_tabular_answers import DISCOUNT, LEFT, RIGHT, START, UP, following, world
 
 TRIPS = ((START, [UP] * 3 + [LEFT] * 3, 3), (1, [RIGHT] * 6, 1))  # the way to the lesser prize is the commoner
@@ -58,13 +56,7 @@ def log() -> Dataset:
 @cache
 def learned(name: str) -> Any:
     config: Any = {"trajectory_transformer": CONFIG, "diffuser": DIFFUSER}[name]
-    dataset, (kind, _) = log(), algorithms.find(name)
-    rows = window_rows_of(dataset, kind.batch_of(config), [], torch.device("cpu"), 1 << 30)
-    training = Training(steps=300, batch_size=32, compile="off")
-    learner = Learner(kind, config, dataset.spec, rows, [0], training, torch.device("cpu"))
-    for _ in range(300):
-        learner.advance()
-    learner.check()
+    learner = learn_windows(name, config, log(), 300, 32)
     template = learner.template
     template.load_state_dict(learner.parameters_of(0))
     return template

@@ -16,7 +16,8 @@ from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.sampling import DeviceRows
 from stitchrl.environments.tasks.gridworld import gridworld
 from stitchrl.environments.tasks.tabular import TabularMDP, policy_q, policy_value, state_values
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner
+from tests.known_answers.learning import learn_rows
 
 Array = np.ndarray[Any, np.dtype[Any]]
 SEEDS = (0, 1, 2, 3)
@@ -88,15 +89,11 @@ def best_in_support(mdp: TabularMDP, times: Array) -> Array:
 
 def learned(name: str, mdp: TabularMDP, times: Array, steps: int, **settings: Any) -> tuple[Learner, list[dict[str, Any]]]:
     """Returns the learner after its steps, and for each seed: `q [S, A]`, greedy or modal policy `[S, A]`, `probabilities`, `value`."""
-    algorithm, config = algorithms.find(name)
+    config = algorithms.find(name)[1]
     spec = Spec(Discrete(mdp.states), Discrete(mdp.actions))
     known = config.__dataclass_fields__
     settings = {k: v for k, v in {"hidden": (), "discount": mdp.discount, "target_rate": 0.05, **settings}.items() if k in known}
-    training = Training(steps=steps, batch_size=64, compile="off")
-    learner = Learner(algorithm, config(**settings), spec, DeviceRows(log(mdp, times)), SEEDS, training, torch.device("cpu"))
-    for _ in range(steps):
-        learner.advance()
-    learner.check()
+    learner = learn_rows(name, config(**settings), spec, DeviceRows(log(mdp, times)), steps, 64, SEEDS)
     found = []
     states = torch.arange(mdp.states)
     for seed in range(len(SEEDS)):

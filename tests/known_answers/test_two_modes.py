@@ -16,8 +16,9 @@ from stitchrl import algorithms
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.sampling import DeviceRows
 from stitchrl.nn.flow import integrate
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner
 from stitchrl.training.seeds import holding
+from tests.known_answers.learning import learn_rows
 
 SPEC = Spec(Box((1,)), Box((1,), (-1.0,), (1.0,)))
 PROBES = 400
@@ -34,13 +35,7 @@ def log(share: float, size: int = 2000) -> Tensor:
 
 
 def learned(name: str, share: float, steps: int, **settings: Any) -> Learner:
-    kind, config = algorithms.find(name)
-    training = Training(steps=steps, batch_size=128, compile="off")
-    learner = Learner(kind, config(**settings), SPEC, DeviceRows(log(share)), [0], training, torch.device("cpu"))
-    for _ in range(steps):
-        learner.advance()
-    learner.check()
-    return learner
+    return learn_rows(name, algorithms.find(name)[1](**settings), SPEC, DeviceRows(log(share)), steps, 128)
 
 
 @torch.no_grad()
