@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from stitchrl.agent import Agent
+from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.settings import Count, Fraction, NonNegative, Share
 from stitchrl.fine_tuning.gathering import Gathering
+from stitchrl.nn.mlp import Scalar
 from stitchrl.training.blocks import BLOCK_STEPS
 from stitchrl.training.learner import Learner, Training
 
@@ -139,6 +141,23 @@ def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePh
     if online.schedule == "constant":
         optimizers = learner.template.optimizers
         learner.template.optimizers = {name: dataclasses.replace(adam, schedule="constant") for name, adam in optimizers.items()}
+
+
+def check_beginnings(template: Algorithm, settings: Any, where: str) -> None:
+    """Raises ConfigError where the template's settings, other than the run's, move only where a learned number begins: it goes on from there."""
+    changed = [name for name, value in vars(template.config).items() if value != getattr(settings, name)]
+    if not changed:
+        return
+    before, now = (
+        {name: child() for name, child in build(type(template), config, template.spec, 0).named_children() if isinstance(child, Scalar)}
+        for config in (settings, template.config)
+    )
+    for name in before.keys() & now.keys():
+        if not torch.equal(before[name], now[name]):
+            raise ConfigError(
+                f"{where}: {' and '.join(changed)} would have '{name}' begin elsewhere, and it goes on from what the run learned: without effect; "
+                "give what acts on it instead (lagrange_gap, target_entropy, its learning rate)"
+            )
 
 
 def agent_of(learner: Learner, source: Agent) -> Agent:

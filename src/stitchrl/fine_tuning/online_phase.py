@@ -38,7 +38,7 @@ from stitchrl.experiment import (
     prepare,
     restore,
 )
-from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, agent_of, block_steps, carry_over, settings_of
+from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, agent_of, block_steps, carry_over, check_beginnings, settings_of
 from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.fine_tuning.parent_run import Parent
 from stitchrl.report.records_reader import read_run
@@ -85,6 +85,7 @@ def run_online(
         data, _ = prepare(dataset, plan)
         learning = continuation(plan, online, data, before, environment, options)
         learner = learning.learner
+        check_beginnings(learner.template, parent.settings, str(parent.path))
         carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints") if resume else 0.0

@@ -62,6 +62,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Runs of 20 steps on random actions: real-valued ones with changed scales, two seeds, and integers."""
     folder = tmp_path_factory.mktemp("runs")
     settings: dict[str, Any] = {"td3_bc": {}, "iql": {}, "bc": {}, "cql": {"sampled_actions": 2}, "q_learning": {}}
+    settings["cal_ql"] = {"sampled_actions": 2, "lagrange_gap": 0.8}
     for algorithm, own in settings.items():
         environment = "CartPole-v1" if algorithm == "q_learning" else CLOCKED
         source = folder / f"{environment.replace('/', '-')}.npz"
@@ -153,6 +154,10 @@ def test_optimizers_may_begin_anew_with_a_schedule_over_the_online_updates(runs:
 def test_settings_may_change_for_the_online_phase(runs: dict[str, Path], tmp_path: Path) -> None:
     result = go_on(runs["cql"], tmp_path / "on", settings={"conservatism": 0.0})
     assert result.agent.config.conservatism == 0.0 and result.agent.config.sampled_actions == 2
+    result = go_on(runs["cal_ql"], tmp_path / "gap", settings={"lagrange_gap": 2.0})
+    assert result.agent.config.lagrange_gap == 2.0
+    with pytest.raises(ConfigError, match="conservatism would have 'multiplier' begin elsewhere, and it goes on"):
+        go_on(runs["cal_ql"], tmp_path / "weight", settings={"conservatism": 0.0})
 
 
 @pytest.mark.parametrize(
