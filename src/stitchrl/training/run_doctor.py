@@ -18,6 +18,7 @@ Line = Mapping[str, Sequence[float | None]]  # metric -> one number a seed, None
 
 # A critic of a bounded value scatters around it: the bound is passed by this share of the width of what is possible before it counts.
 TOLERANCE = 0.02
+CLIPPED = tuple(f"metric/{level}clipped_weights" for level in ("", "high_", "low_"))
 CLIPPED_SHARE = 0.1  # healthy runs of IQL stay below 0.03
 GROWTH = 1_000.0  # of a loss, against its smallest: healthy critics, whose values start near 0, grow up to 30-fold
 GAP_GROWTH = 10.0
@@ -163,16 +164,15 @@ def exploding_gap(line: Line, seen: Seen, limits: Limits) -> Finding | None:
 
 def saturated_weights(line: Line, seen: Seen, limits: Limits) -> Finding | None:
     """Returns the alarm of advantage weights that mostly stand at their bound."""
-    name = "metric/clipped_weights"
-    places = _where(line, name, lambda i, v: v > CLIPPED_SHARE)
-    if not places:
+    shares = [(_value(line, name, i), i) for name in CLIPPED for i in _where(line, name, lambda i, v: v > CLIPPED_SHARE)]
+    if not shares:
         return None
-    share = max(_value(line, name, i) for i in places)
     return Finding(
         "saturated_weights",
-        places,
-        f"{100 * share:.0f} % of the advantage weights stand at their bound: these actions are cloned alike, however good they are",
-        "lower inverse_temperature, or scale the rewards down (--preprocessing.return-range, --preprocessing.reward-scale)",
+        tuple(sorted({i for _, i in shares})),
+        f"{100 * max(shares)[0]:.0f} % of the advantage weights stand at their bound: these actions are cloned alike, however good they are",
+        "lower inverse_temperature (HIQL: of either level), or, without hindsight goals, scale the rewards down "
+        "(--preprocessing.return-range, --preprocessing.reward-scale)",
     )
 
 

@@ -43,6 +43,7 @@ def rose(lines: Lines, limits: Limits = LIMITS) -> list[str]:
         ([{"metric/conservative_gap": [-30.0]}], []),
         ([{"metric/clipped_weights": [0.09]}], []),
         ([{"metric/clipped_weights": [0.11]}], ["saturated_weights"]),
+        ([{"metric/high_clipped_weights": [0.05], "metric/low_clipped_weights": [0.11]}], ["saturated_weights"]),
         ([{"probe/multiplier": [1e6]}], ["lagrange_multiplier"]),
         ([{"probe/multiplier": [9e5]}], []),
         ([{"probe/multiplier": [1e-4]}], ["lagrange_multiplier"]),
