@@ -90,7 +90,7 @@ def test_idql_with_weights_shifts_the_share_of_the_modes_by_the_expectile() -> N
 @pytest.mark.slow
 def test_diffusion_q_learning_clones_without_a_value_and_climbs_with_one_or_with_many_candidates() -> None:
     """Five steps of its schedule leave noise of half the modes' distance before the last one: what it draws is near a mode, not at it."""
-    settings: dict[str, Any] = {"hidden": (64, 64), "learning_rate": 4e-3}
+    settings: dict[str, Any] = {"hidden": (64, 64), "actor_learning_rate": 4e-3, "critic_learning_rate": 4e-3}
     shares = {}
     for name, weight, candidates in (("cloned", 0.0, 1), ("chosen", 0.0, 16), ("climbed", 1.0, 1)):
         learner = learned("diffusion_ql", 0.3, 400, **settings, value_weight=weight, acting_candidates=candidates, acting_sharpness=50.0)

@@ -46,9 +46,10 @@ class DiffusionQLConfig:
     """steps from one update of the averaged policy, whose actions value the next state, to the next"""
     target_rate: Rate = 0.005
     """step of the moving averages of the critic (at each step) and of the policy"""
-    learning_rate: Positive = 3e-4
+    actor_learning_rate: Positive = 3e-4
+    critic_learning_rate: Positive = 3e-4
     learning_schedule: Literal["cosine", "constant"] = "cosine"
-    """of the learning rates: not in the paper's text; what its code is run with"""
+    """of both learning rates: not in the paper's text; what its code is run with"""
     clip_norm: Positive | None = None
     """of each network's gradient; the paper's table has one for each dataset"""
     hidden: Hidden = (256, 256, 256)
@@ -102,8 +103,8 @@ class DiffusionQL(Algorithm):
         self.actor = Diffusion(MLPDenoiser(spec, spec.action.size, c.hidden), Schedule(c.schedule, c.diffusion_steps))
         self.chain = chain(self.actor.schedule, c.sampler)
         self.size = spec.action.size
-        adam = Adam(c.learning_rate, schedule=c.learning_schedule, clip_norm=c.clip_norm)
-        self.optimizers = {"critic": adam, "actor": adam}
+        rates = {"critic": c.critic_learning_rate, "actor": c.actor_learning_rate}
+        self.optimizers = {name: Adam(rate, schedule=c.learning_schedule, clip_norm=c.clip_norm) for name, rate in rates.items()}
         self.update_every = {"average_actor": c.average_every}
         self.target_rate = c.target_rate
 

@@ -7,7 +7,7 @@ from typing import Any
 from stitchrl.experiment import Preprocessing
 from stitchrl.recipes.published import Recipe
 
-# Diffusion Q-learning, arXiv:2208.06193, and its authors' main.py: (eta, bound of the gradients); AntMaze also learning rate and backup.
+# Diffusion Q-learning, arXiv:2208.06193, and its authors' main.py: (eta, bound of the gradients); AntMaze also the policy's rate and backup.
 DIFFUSION_QL_LOCOMOTION = {
     "halfcheetah/medium": (1.0, 9.0),
     "halfcheetah/medium-replay": (1.0, 2.0),
@@ -36,7 +36,7 @@ def diffusion_ql_on(dataset: str) -> Recipe:
         weight, norm = DIFFUSION_QL_LOCOMOTION[dataset]
         return Recipe("diffusion_ql", {"value_weight": weight, "clip_norm": norm})
     weight, norm, rate, backup = DIFFUSION_QL_ANTMAZE[dataset]
-    settings = {"value_weight": weight, "clip_norm": norm, "learning_rate": rate, "max_target_backup": backup}
+    settings = {"value_weight": weight, "clip_norm": norm, "actor_learning_rate": rate, "max_target_backup": backup}
     return Recipe("diffusion_ql", settings, Preprocessing(reward_scale=4.0, reward_shift=-2.0))
 
 
