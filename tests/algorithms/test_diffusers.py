@@ -55,6 +55,25 @@ def test_diffusers_loss_is_of_what_was_seen_or_held_and_weighs_the_first_action(
     assert metrics["first_action_error"].item() == pytest.approx(0.25**2)
 
 
+def test_diffuser_learns_with_the_goal_written_in_as_it_will_be_when_it_plans() -> None:
+    spec = Spec(Box((3,)), SPEC.action)
+    algorithm = build(Diffuser, DiffuserConfig(horizon=4, goal=((1, 2),), **SMALL), spec, 0)
+    silenced(algorithm, "denoiser.diffusion.network.out")
+    whole = [[0.5, 0.1, 0.3], [0.2, 0.4, 0.3], [0.1, 0.6, 0.3], [0.7, 0.8, 0.3]]
+    full = log(whole, [1, 1, 1, 0], [0, 0, 0, 0], [1.0, 1.0, 1.0, 1.0])
+    short = log([*whole[:2], [0, 0, 0], [0, 0, 0]], [1, 0, 0, 0], [0, 0, 0, 0], [1.0, 1.0, 0.0, 0.0])  # the clock ended it: no last state
+    seen: list[Tensor] = []
+    algorithm.get_submodule("denoiser.diffusion.network").register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    noise = {"noise": torch.full((1, 4, 4), 2.0), "time": torch.tensor([0.5])}
+    found = [algorithm.losses(window, noise, frozenset(["denoiser"]))[0]["denoiser"].item() for window in (full, short)]  # type: ignore[arg-type]
+    assert seen[0][0, 3, 1].item() == pytest.approx(0.8) and seen[0][0, 3, 0].item() != pytest.approx(0.7, abs=0.1)
+    assert seen[1][0, 3, 1].item() != pytest.approx(0.4, abs=0.1)
+    # it says 0: errors are squares; not of the first state and of the goal
+    states = sum(x * x for row in whole[1:] for x in row) - 0.8**2
+    assert found[0] == pytest.approx((states + 10 * 0.25**2 + 0.1**2 + 0.05**2) / (4 * 3 + 3))
+    assert found[1] == pytest.approx((0.2**2 + 0.4**2 + 0.3**2 + 10 * 0.25**2) / (2 * 3 + 1))
+
+
 def test_diffusers_value_learns_the_return_in_deviations_from_the_logs_mean() -> None:
     algorithm = build(Diffuser, DiffuserConfig(horizon=4, discount=0.5, **SMALL), SPEC, 0)
     silenced(algorithm, "value.out")

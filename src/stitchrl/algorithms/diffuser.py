@@ -232,17 +232,19 @@ class Diffuser(Algorithm):
         with torch.no_grad():  # limits are constants
             s, shown = held(batch)
             x0 = self._vectors(s, batch.actions)  # [B, T, C]
-            told = torch.zeros_like(x0[0], dtype=torch.bool)
-            told[0, :size] = True  # the present state
+            told = torch.zeros_like(x0, dtype=torch.bool)
+            told[:, 0, :size] = True  # the present state
+            for dimension, _ in c.goal:  # where the window ends, if that is known
+                told[:, -1, dimension] = shown[:, -1] > 0
 
         def hold(x: Tensor) -> Tensor:
             return torch.where(told, x0, x)
 
         if "denoiser" in due:  # the diffusion's loss, where something was seen or done
-            errors = self.denoiser.diffusion.errors(x0, noise["noise"], noise["time"], hold=hold)
+            errors = self.denoiser.diffusion.errors(x0, noise["noise"], noise["time"], hold=hold).masked_fill(told, 0.0)
             states, actions = (x.mean(-1) for x in errors.tensor_split([size], -1))  # [B, T]
             first = torch.arange(c.horizon, device=x0.device) == 0
-            states, actions = torch.where(first, 0.0, shown * states), torch.where(first, c.action_weight, 1.0) * batch.taken * actions
+            states, actions = shown * states, torch.where(first, c.action_weight, 1.0) * batch.taken * actions
             channels = errors.shape[-1]
             total = size * states.sum() + (channels - size) * actions.sum()
             losses["denoiser"] = total / (size * shown.sum() + (channels - size) * batch.taken.sum())
