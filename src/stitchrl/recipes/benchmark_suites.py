@@ -162,7 +162,10 @@ _SMALL_SEQUENCES: dict[str, Size] = {
         6_000, 32, evaluations=1, milliseconds=40.0,
     ),
     "diffusion_ql": Size(
-        {"hidden": (128, 128), "learning_rate": 1e-3, "learning_schedule": "constant", "discount": 0.95}, 6_000, evaluations=2, milliseconds=30.0
+        {
+            "hidden": (128, 128), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "learning_schedule": "constant", "discount": 0.95,
+        },
+        6_000, evaluations=2, milliseconds=30.0,
     ),
     "idql": Size({"width": 128, "hidden": (128, 128), "acting_candidates": 16}, 6_000, evaluations=2, milliseconds=25.0),
 }  # fmt: skip
@@ -188,7 +191,7 @@ def _antmaze() -> Suite:
     plan: dict[str, Any] = {"evaluations": 4, "episodes": 50, "evaluation_seconds": 17.0, "sizes": sizes}
     tasks = (
         Task("antmaze/medium-diverse", ("bc", "td3_bc", "iql", "rebrac"), 100_000, **plan),
-        Task("antmaze/large-diverse", ("bc", "td3_bc", "iql"), 100_000, **plan),
+        Task("antmaze/large-diverse", ("bc", "td3_bc", "iql", "rebrac"), 100_000, **plan),
     )
     return Suite(
         "antmaze",

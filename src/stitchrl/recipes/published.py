@@ -36,7 +36,10 @@ def bc_locomotion() -> Recipe:
 
 
 def filtered_bc() -> Recipe:
-    """Behaviour cloning of the tenth of the episodes with the highest return (10 % BC; Chen et al., 2021, arXiv:2106.01345, section 5.1)."""
+    """Behaviour cloning of the tenth of the *episodes* with the highest return (10 % BC; Chen et al., 2021, arXiv:2106.01345, section 5.1).
+
+    CORL takes a tenth of the episodes too, ranked by discounted returns; the paper as many of the best as hold a tenth of the steps.
+    """
     return Recipe("bc", {}, Preprocessing(standardize_observations=True, best_episodes=0.1))
 
 
@@ -54,6 +57,12 @@ def td3_bc_antmaze() -> Recipe:
 def iql_locomotion() -> Recipe:
     """IQL, arXiv:2110.06169, appendix B: expectile 0.7, inverse temperature 3, rewards scaled by 1000 / range of the logged returns."""
     return Recipe("iql", {"expectile": 0.7, "inverse_temperature": 3.0}, Preprocessing(return_range=1000.0))
+
+
+def iql_pointmaze() -> Recipe:
+    """IQL for maze2d as CORL runs it (its paper has none): expectile 0.7, inverse temperature 3, rewards as they are."""
+    settings = {"expectile": 0.7, "inverse_temperature": 3.0}
+    return Recipe("iql", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3))
 
 
 def iql_antmaze() -> Recipe:
@@ -94,6 +103,15 @@ def cql_atari() -> Recipe:
     The paper copies the target network every 2,000 steps; ours follows by 0.005 a step.
     """
     return Recipe("cql", {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5})
+
+
+def cql_pointmaze() -> Recipe:
+    """CQL for maze2d as CORL runs it: Lagrange gap 5, whose multiplier begins at e and multiplies a weight of 10; observations standardised."""
+    settings = {
+        "conservatism": 10 * math.e, "lagrange_gap": 5.0, "hidden": (256, 256, 256), "actor_learning_rate": 3e-5,
+        "temperature_learning_rate": 3e-5, "critic_learning_rate": 3e-4,
+    }  # fmt: skip
+    return Recipe("cql", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3))
 
 
 def bcq_locomotion() -> Recipe:
@@ -138,10 +156,16 @@ def awac_locomotion() -> Recipe:
     return Recipe("awac", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3))
 
 
+def awac_pointmaze() -> Recipe:
+    """AWAC for maze2d as CORL runs it: as for MuJoCo, with lambda 0.1."""
+    told = awac_locomotion()
+    return replace(told, settings=told.settings | {"temperature": 0.1})
+
+
 def awac_antmaze() -> Recipe:
-    """AWAC for AntMaze as CORL runs it: lambda 0.1 with clipped weights, 1 subtracted from the sparse reward."""
-    settings = {"temperature": 0.1, "weights": "clipped", "actor_weight_decay": 0.0, "hidden": (256, 256, 256)}
-    return Recipe("awac", settings, Preprocessing(standardize_observations=True, observation_epsilon=1e-3, reward_shift=-1.0))
+    """AWAC for AntMaze as CORL runs it: as for maze2d, with 1 subtracted from the sparse reward."""
+    told = awac_pointmaze()
+    return replace(told, preprocessing=replace(told.preprocessing, reward_shift=-1.0))
 
 
 def cal_ql_antmaze() -> Recipe:
