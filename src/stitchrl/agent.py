@@ -22,6 +22,7 @@ from stitchrl.core import randomness
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, DataError
 from stitchrl.core.files import read_json, write_atomically, write_json
+from stitchrl.core.observation_checks import check_observations
 from stitchrl.core.policy import Memory
 from stitchrl.core.policy_calls import FreshMemory, LogProbabilities, NextStep, Probabilities
 from stitchrl.core.settings import read_settings, to_json
@@ -199,32 +200,14 @@ class Agent:
     def _observations(self, observations: np.ndarray) -> Tensor:
         seeds, count = observations.shape[:2]
         device = next(iter(self.parameters.values())).device
-        self._check_observations(observations)
+        check_observations(observations, self.spec.observation, len(self.seeds))
         if isinstance(self.spec.observation, Discrete):
-            return torch.as_tensor(np.asarray(observations, dtype=np.int64), device=device)
+            return _tensor(np.asarray(observations, dtype=np.int64), device)
         if is_image(self.spec.observation):  # the network scales them
-            return torch.as_tensor(np.ascontiguousarray(observations, dtype=np.uint8), device=device)
+            return _tensor(np.ascontiguousarray(observations, dtype=np.uint8), device)
         flat = np.asarray(observations, dtype=np.float32).reshape(seeds * count, *self.spec.observation.shape)
         x = apply(self.transforms, "observations", flat).reshape(observations.shape)
-        return torch.as_tensor(np.ascontiguousarray(x), device=device).to(next(iter(self.parameters.values())).dtype)
-
-    def _check_observations(self, observations: np.ndarray) -> None:
-        space = self.spec.observation
-        shape = () if isinstance(space, Discrete) else space.shape
-        if observations.shape[:1] != (len(self.seeds),) or observations.shape[2:] != shape:
-            expected = ", ".join(["N", *map(str, shape)])
-            raise DataError(f"observations of {len(self.seeds)} seeds have shape {list(observations.shape)}; expected [S, {expected}]")
-        if observations.dtype.kind not in "buif":
-            raise DataError(f"observations are {observations.dtype}; expected numbers")
-        if observations.dtype.kind == "f" and not np.isfinite(observations).all():
-            raise DataError("observations hold a number that is not finite; every value must be a finite number")
-        if isinstance(space, Discrete):
-            if observations.size and (observations.min() < 0 or observations.max() >= space.n or (observations % 1 != 0).any()):
-                raise DataError(f"observations hold a value outside the states 0 … {space.n - 1} of the data")
-        elif space.dtype == "uint8" and _outside_bytes(observations):
-            raise DataError(f"observations hold {int(observations.min())} … {int(observations.max())}; expected the 0 … 255 of uint8")
-        elif space.dtype == "uint8" and observations.dtype.kind == "f":
-            raise DataError("observations are real numbers; the policy learned from frames of uint8, 0 … 255")
+        return _tensor(np.ascontiguousarray(x), device).to(next(iter(self.parameters.values())).dtype)
 
     def _most_at_once(self) -> int:
         """How many observations to draw actions for together: a policy that chooses among candidates takes thousands of numbers for each."""
@@ -262,7 +245,7 @@ class Agent:
             )
         if rewards is None and self.policy.reads_rewards and not self._began.all():
             raise DataError(f"a policy of '{self.name}' must be told what its last actions earned: act(observations, rewards)")
-        earned = np.zeros(grid, np.float32) if rewards is None else apply(self.transforms, "rewards", np.asarray(rewards, np.float32))
+        earned = np.zeros(grid, np.float32) if rewards is None else self._earned(np.asarray(rewards, np.float32), grid)
         r = torch.as_tensor(np.where(self._began, 0, earned), device=x.device).to(next(iter(self.parameters.values())).dtype)
         calls, found = NextStep(self.policy), []
         for i in range(grid[0]):
@@ -271,6 +254,16 @@ class Agent:
             found.append(a)
         self._began = np.zeros(grid, bool)
         return torch.stack(found)
+
+    def _earned(self, rewards: np.ndarray, grid: tuple[int, ...]) -> np.ndarray:
+        """`[S, N]`, what the last actions earned, in the learner's units; where an episode begins nothing was, and nothing is read."""
+        if rewards.shape != tuple(grid):
+            raise DataError(f"rewards have shape {list(rewards.shape)}; expected [S, N] = {list(grid)}, one for each observation")
+        if not np.isfinite(rewards[~self._began]).all():
+            raise DataError(
+                "rewards hold a number that is not finite, which the policy would remember; every value must be a finite number"
+            )
+        return apply(self.transforms, "rewards", rewards)
 
     def _map(self, call: Any, x: Tensor, noise: Tensor | None, parameters: Mapping[str, Tensor] | None = None) -> Tensor:
         parameters = self.parameters if parameters is None else parameters
@@ -285,9 +278,9 @@ class Agent:
         return vmap(call)(dict(parameters), x, noise)  # type: ignore[no-any-return]
 
 
-def _outside_bytes(values: np.ndarray) -> bool:
-    """Whether integers are not all from 0 to 255."""
-    return bool(values.dtype.kind in "iu" and values.dtype.itemsize > 1 and values.size and (values.min() < 0 or values.max() > 255))
+def _tensor(values: np.ndarray, device: torch.device) -> Tensor:
+    """A tensor of an array, which shares its memory where it may be written to."""
+    return torch.as_tensor(values if values.flags.writeable else values.copy(), device=device)
 
 
 def load(directory: Path) -> Agent:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,12 +37,14 @@ if TYPE_CHECKING:
 
 def load(data: str | Path, **options: Any) -> Dataset:
     """Returns a dataset: a built-in one by name, or a file or directory; `options` are those of its reader. Raises DataError, ConfigError."""
+    if not isinstance(data, str | os.PathLike):
+        raise ConfigError(f"data is {type(data).__name__}; expected the name of a dataset, a path, or a Dataset where one is taken")
     return datasets.load(str(data), **options)
 
 
 def load_policy(path: str | Path) -> Agent:
     """Returns the policies of a run directory or of its `policy/`; raises CheckpointError."""
-    return agent.load(Path(path))
+    return agent.load(_path(path, "path"))
 
 
 def train(
@@ -66,18 +69,20 @@ def train(
     to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. Raises ConfigError, DataError,
     CheckpointError, DivergenceError.
     """
+    path = _path(run, "run")
     made = plan(
-        algorithm, settings=settings, seeds=seeds, training=_of(Training, training), preprocessing=_of(Preprocessing, preprocessing),
-        evaluation=_of(Evaluation, evaluation), goals=_of(GoalDrawing, goals),
+        algorithm, settings=settings, seeds=seeds, training=_of(Training, training, "training"),
+        preprocessing=_of(Preprocessing, preprocessing, "preprocessing"), evaluation=_of(Evaluation, evaluation, "evaluation"),
+        goals=_of(GoalDrawing, goals, "goals"),
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)
     options = dataset.metadata.get("environment_options") if environment == dataset.metadata.get("environment") else None
     result = run_experiment(
-        made, dataset, path=Path(run), source=source, environment=environment, environment_options=options, logging=logging,
+        made, dataset, path=path, source=source, environment=environment, environment_options=options, logging=logging,
         resume=resume, overwrite=overwrite,
     )  # fmt: skip
-    write_run_report(Path(run))
+    write_run_report(path)
     return result
 
 
@@ -106,17 +111,17 @@ def finetune(
     from stitchrl.fine_tuning.online_phase import run_online
     from stitchrl.fine_tuning.parent_run import read_parent
 
-    parent = read_parent(Path(run))
+    parent = read_parent(_path(run, "run"))
     recorded, options = parent.environment
     where = environment or recorded
     if where is None:
         raise ConfigError(f"{run}: names no environment; give one")
     given = dict(training or {}) | ({} if steps is None else {"steps": steps})
     source = parent.source if data is None or isinstance(data, Dataset) else str(data)
-    path = Path(into) if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
+    path = _path(into, "into") if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
     result = run_online(
         parent, data if isinstance(data, Dataset) else load(source), path=path, source=source, environment=where,
-        environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online),
+        environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
         training=read_settings(Training, asdict(parent.training) | given, "training"),
         evaluation=read_settings(Evaluation, asdict(parent.evaluation) | dict(evaluation or {}), "evaluation"),
         logging=logging, resume=resume, overwrite=overwrite,
@@ -325,11 +330,17 @@ def estimator_named(name: str) -> Any:
     return None
 
 
-def _of(kind: Any, values: Any) -> Any:
+def _path(value: Any, name: str) -> Path:
+    if not isinstance(value, str | os.PathLike):
+        raise ConfigError(f"{name} is {value!r}; expected the path of a directory")
+    return Path(value)
+
+
+def _of(kind: Any, values: Any, name: str) -> Any:
     if values is None or isinstance(values, kind):
         return values
     from stitchrl.core.settings import read_settings
 
     if not isinstance(values, Mapping):
-        raise ConfigError(f"{kind.__name__}: expected a mapping of settings; found {values!r}")
-    return read_settings(kind, values, kind.__name__.lower())
+        raise ConfigError(f"{name} is {values!r}; expected a mapping of settings or {kind.__name__}")
+    return read_settings(kind, values, name)

@@ -15,7 +15,7 @@ import torch
 from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
-from stitchrl.core.errors import ConfigError, DivergenceError
+from stitchrl.core.errors import CheckpointError, ConfigError, DivergenceError
 from stitchrl.core.files import write_json
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
@@ -23,7 +23,6 @@ from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, refuse_changed, to_json
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.core.version import VERSION
-from stitchrl.core.windows import Windows
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.finite_values import check_finite, check_rewards
@@ -31,10 +30,9 @@ from stitchrl.data.goal_rows import for_pairs, goal_rows_of
 from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
-from stitchrl.nn.vision import Encoder
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.crash_report import crash_report
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner, Training, operations
 from stitchrl.training.run_doctor import RunDoctor
 from stitchrl.training.trainer import Learning, listening, train
 
@@ -113,7 +111,7 @@ def plan(
     if settings is None or isinstance(settings, Mapping):
         settings = read_settings(kind, settings or {}, algorithm)
     elif not isinstance(settings, kind):
-        raise ConfigError(f"settings are a {type(settings).__name__}; '{algorithm}' takes a {kind.__name__}")
+        raise ConfigError(f"settings are a {type(settings).__name__}; '{algorithm}' expects {kind.__name__}")
     numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     if not numbers or len(set(numbers)) != len(numbers):
         raise ConfigError(f"seeds are {seeds!r}; expected a number of at least 1, or different integers of at least 0")
@@ -228,19 +226,20 @@ def run_experiment(
     after writing crash_report.json; CheckpointError, DataError, ConfigError.
     """
     logging = logging or Logging()
-    data, transforms = prepare(dataset, plan)
     hindsight = plan.goals.hindsight
     judge = Judge(plan.evaluation, dataset, environment, environment_options or {}, plan.settings, plan.seeds, to_goals=hindsight)
-    config = describe(plan, dataset, transforms, source, environment, environment_options or {}, logging)
+    bounded = dataset if judge.task is None else scales.within(dataset, judge.task.action)
+    data, transforms = prepare(bounded, plan)
+    spec, seen = as_acting(plan, bounded, transforms)
+    config = describe(plan, dataset, spec, transforms, source, environment, environment_options or {}, logging)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         learner = make_learner(plan, data, transforms)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
-        seconds = restore(learner, path / "checkpoints") if resume else 0.0
+        seconds = restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
         write_json(path / "config.json", config)
         limits = limits_of(dataset, plan.settings, transforms, to_goals=hindsight)
         doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)
-        spec, seen = as_acting(plan, dataset, transforms)
         run = RunInProgress(plan, spec, seen, learner, learner, judge, records, path, show, stop, doctor, probe, warn)
         run.categories = dataset.metadata.get("categories")
         try:
@@ -321,18 +320,24 @@ class RunInProgress:
             self.evaluation = line
 
 
-def restore(learner: Learning, checkpoints: Path) -> float:
-    """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken."""
+def restore(learner: Learning, checkpoints: Path, steps: int) -> float:
+    """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken.
+
+    Raises CheckpointError where more than `steps` are done already.
+    """
     if not checkpoint.steps(checkpoints):
         return 0.0
     tensors, extra = checkpoint.load_newest(checkpoints)
-    learner.restore(tensors, int(extra["step"]))
+    if (done := int(extra["step"])) > steps:
+        raise CheckpointError(f"{checkpoints.parent}: has taken {done:,} steps, and steps is {steps:,}; give at least as many")
+    learner.restore(tensors, done)
     return float(extra["seconds"])
 
 
 def describe(
     plan: Plan,
     dataset: Dataset,
+    spec: Spec,
     transforms: list[scales.Affine],
     source: str,
     environment: str | None,
@@ -362,7 +367,7 @@ def describe(
             "transforms": [t.description for t in transforms],
             "reference": metadata.get("reference"),
         },
-        "spec": as_acting(plan, dataset, transforms)[0].to_json(),
+        "spec": spec.to_json(),
         "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},
         "logging": to_json(logging),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
@@ -383,15 +388,3 @@ def _check(dataset: Dataset, plan: Plan) -> None:
     discount = getattr(plan.settings, "discount", None)
     if discount == 1.0 and not bool(dataset.columns["terminals"].any()):
         raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
-
-
-def operations(learner: Learner) -> float:
-    """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled or in windows."""
-    weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
-    if isinstance(kind := learner.template.batch, Windows):
-        return 6.0 * weights * learner.training.batch_size * kind.length
-    repeats = max(
-        (kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1
-    )
-    weights += sum(module.operations for module in learner.template.modules() if isinstance(module, Encoder))
-    return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))

@@ -346,6 +346,16 @@ def test_changed_settings_are_listed_and_refused_unless_allowed(tmp_path: Path, 
     assert json.loads((run / "config.json").read_text())["settings"]["expectile"] == 0.9
 
 
+def test_more_steps_are_taken_and_fewer_than_were_are_not(tmp_path: Path, cache: dict[str, str]) -> None:
+    few = ["train", "bc", "--data", npz(tmp_path), "--run", "run", *TINY]
+    stitchrl(tmp_path, *few, "--steps", 4).succeeded()
+    on = ("--resume", "--allow-change")
+    stitchrl(tmp_path, *few, "--steps", 6, *on, "training.stps").refused("no such setting", "'training.steps'")
+    stitchrl(tmp_path, *few, "--steps", 6, *on, "training.steps").succeeded()
+    stitchrl(tmp_path, *few, "--steps", 5, *on, "training.steps").refused("has taken 6 steps, and steps is 5")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["steps"] == 6
+
+
 def test_other_data_are_refused(tmp_path: Path) -> None:
     few = ["train", "bc", "--run", "run", "--steps", 2, *TINY]
     stitchrl(tmp_path, *few, "--data", npz(tmp_path)).succeeded()

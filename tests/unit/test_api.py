@@ -102,7 +102,7 @@ def test_train_writes_a_run_and_says_what_it_learned(log: Dataset, tmp_path: Pat
     [
         ({"training": {"step": 3}}, "training: unknown setting 'step'. Did you mean 'steps'"),
         ({"training": {"steps": "many"}}, "training: steps is 'many'"),
-        ({"training": 3}, "Training: expected a mapping of settings; found 3$"),
+        ({"training": 3}, "training is 3; expected a mapping of settings or Training$"),
         ({"preprocessing": {"reward_scale": float("inf")}}, "reward_scale is inf"),
         ({"evaluation": {"episodes": 0}}, "evaluation: episodes is 0"),
         ({"seeds": 0}, "seeds are 0"),
@@ -112,6 +112,21 @@ def test_wrong_options_are_named_before_the_data_are_read(tmp_path: Path, option
     with pytest.raises(ConfigError, match=words):
         stitchrl.train("bc", "nowhere.npz", run=tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
+
+
+def test_values_of_another_kind_are_named(tmp_path: Path) -> None:
+    log = stitchrl.load("gridworld/mixed")
+    known: Any = stitchrl
+    for call, words in (
+        (lambda: known.train("bc", log, run=None), "run is None; expected the path"),
+        (lambda: known.train(None, log, run=tmp_path / "run"), "algorithm is None"),
+        (lambda: known.load(None), "data is NoneType; expected the name of a dataset"),
+        (lambda: known.train("bc", np.zeros(3), run=tmp_path / "run"), "data is ndarray"),
+        (lambda: known.load_policy(5), "path is 5"),
+        (lambda: known.train("bc", log, run=tmp_path / "run", environment=5), "environment is 5; expected its name"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            call()
 
 
 def test_data_that_are_not_there_are_told() -> None:

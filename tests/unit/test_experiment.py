@@ -17,6 +17,7 @@ from stitchrl.core.errors import CheckpointError, ConfigError, DataError, Diverg
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Preprocessing, plan, prepare, run_experiment
 from stitchrl.training import checkpoint
 from stitchrl.training.learner import Training
@@ -118,11 +119,28 @@ def test_a_number_that_is_not_finite_is_found(row: int, where: str) -> None:
 def test_actions_outside_their_bounds() -> None:
     spec = Spec(Box((2,)), Box((1,), (-2.0,), (2.0,)))
     actions = np.linspace(-2, 3, 12, dtype=np.float32)[:, None]
-    with pytest.raises(DataError, match=r"3 of 12 actions are outside the bounds, first in episode 2, step 1"):
+    with pytest.raises(DataError, match=r"3 of 12 actions are outside their bounds \(-2 to 2\), first in episode 2, step 1"):
         prepare(log(actions=actions, spec=spec), plan("bc"))
     for outside, largest in (("clip", 2.0), ("keep", 3.0)):
         kept, transforms = prepare(log(actions=actions, spec=spec), plan("bc", preprocessing=Preprocessing(actions_outside=outside)))  # type: ignore[arg-type]
         assert kept.actions.max() == largest and transforms[0].forward(kept.actions).max() == pytest.approx(largest / 2)
+
+
+def test_a_file_that_states_no_bounds_has_those_of_the_task(tmp_path: Path) -> None:
+    actions = np.linspace(-1, 1.5, 12, dtype=np.float32)[:, None]
+    found = log(actions=actions, spec=Spec(Box((2,)), Box((1,), (-1.0,), (1.5,))))
+    judged: dict[str, Any] = {"environment": "MountainCarContinuous-v0", "source": "test", "logging": QUIET}
+    with pytest.raises(DataError, match=r"3 of 12 actions are outside their bounds \(-1 to 1\), first in episode 2, step 1"):
+        run_experiment(plan("bc", training=FEW), found, path=tmp_path / "refused", **judged)
+    one = Evaluation(episodes=1)
+    clipped = plan("bc", training=FEW, preprocessing=Preprocessing(actions_outside="clip"), evaluation=one)
+    result = run_experiment(clipped, found, path=tmp_path / "clipped", **judged)
+    assert result.agent.spec.action == Box((1,), (-1.0,), (1.0,))
+    config = json.loads((tmp_path / "clipped" / "config.json").read_text())
+    assert config["spec"] == result.agent.spec.to_json() and config["data"]["fingerprint"] == found.fingerprint()
+    inside = log(actions=actions / 2, spec=Spec(Box((2,)), Box((1,), (-0.5,), (0.75,))))
+    result = run_experiment(plan("bc", training=FEW, evaluation=one), inside, path=tmp_path / "inside", **judged)
+    assert result.agent.spec.action == inside.spec.action, "narrower bounds are the log's own"
 
 
 def test_a_discount_of_one_needs_an_end() -> None:

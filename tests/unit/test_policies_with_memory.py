@@ -162,6 +162,18 @@ def test_in_rollouts_every_episode_begins_anew_and_rewards_are_heard() -> None:
     assert together.returns[1, 1] == pytest.approx(total, rel=1e-5)
 
 
+def test_rewards_that_cannot_be_are_told() -> None:
+    agent = agent_of((4, 5))
+    seen = np.zeros((2, 3, 1), np.float32)
+    agent.act(seen)
+    with pytest.raises(DataError, match=r"rewards have shape \[2\]; expected \[S, N\] = \[2, 3\]"):
+        agent.act(seen, np.zeros(2))
+    with pytest.raises(DataError, match="rewards hold a number that is not finite"):
+        agent.act(seen, np.full((2, 3), np.nan))
+    agent.reset()
+    agent.act(seen, np.full((2, 3), np.nan))  # where episodes begin nothing was earned, and nothing is read
+
+
 def test_constants_are_measured_once_never_learned_and_kept_by_the_averages() -> None:
     episodes = [
         {"observations": np.zeros((n + 1, 1)), "actions": np.zeros((n, 1)), "rewards": np.ones(n), "terminals": True} for n in (2, 6)

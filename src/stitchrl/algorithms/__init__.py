@@ -21,6 +21,8 @@ def find(name: str) -> tuple[Any, Any]:
     """Returns the algorithm's class and its config's class; raises ConfigError for an unknown name."""
     from stitchrl.core.algorithm import Algorithm
 
+    if not isinstance(name, str):
+        raise ConfigError(f"algorithm is {name!r}; expected a name, such as 'iql'")
     if name not in names():
         raise ConfigError(f"unknown algorithm '{name}'.{nearest(name, names())}")
     module = importlib.import_module(f"{__name__}.{name}")

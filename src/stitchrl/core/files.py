@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from stitchrl.core.errors import CheckpointError
+from stitchrl.core.errors import CheckpointError, ConfigError
 
 MAX_JSON_BYTES = 16_000_000
 
@@ -37,6 +37,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_writable(path: Path, flag: str, *, directory: bool = False) -> None:
+    """Raises ConfigError where a file, or a directory, cannot be written at a path: told before the work that it is to hold."""
+    if directory:
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{flag} is {path}, which is a file; expected a directory, or a name that is free")
+    elif path.is_dir():
+        raise ConfigError(f"{flag} is {path}, which is a directory; expected the name of a file")
+    elif not path.parent.is_dir():
+        raise ConfigError(f"{flag} is {path}, and there is no directory {path.parent}; make it first")
 
 
 def read_json(path: Path) -> Any:

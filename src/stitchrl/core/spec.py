@@ -97,3 +97,8 @@ def _space_from_json(value: dict[str, Any]) -> Space:
             highs = tuple(math.inf if x is None else float(x) for x in high)
             return Box(tuple(int(x) for x in shape), lows, highs, dtype)
     raise ConfigError(f"a space must be {{kind: box | discrete, …}}; found {str(value)[:200]}")
+
+
+def words_of(space: Space) -> str:
+    """Returns a space in few words: `box[3]`, `discrete(5)`."""
+    return f"discrete({space.n})" if isinstance(space, Discrete) else f"box{list(space.shape)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any, Literal, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Discrete, Spec, is_image
+from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
 from stitchrl.data.dataset import Dataset
 
 Column = Literal["observations", "actions", "rewards"]
@@ -89,6 +90,19 @@ def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
     return [Affine("actions", 1 / half, -(low + high) / 2 / half, "actions to [-1, 1]")]
 
 
+def within(dataset: Dataset, task: Space) -> Dataset:
+    """Returns the log with the bounds of the task's actions, where its own are wider: a file that states none has those of what it holds."""
+    own = dataset.spec.action
+    if not isinstance(own, Box) or not isinstance(task, Box) or not task.bounded:
+        return dataset
+    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), task.size) for bound in (task.low, task.high))
+    slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    if own.bounded and np.all(np.asarray(own.low) >= low - slack) and np.all(np.asarray(own.high) <= high + slack):
+        return dataset
+    spec = dataclasses.replace(dataset.spec, action=dataclasses.replace(own, low=task.low, high=task.high))
+    return Dataset(spec, dataset.columns, dataset.offsets, dataset.final_observations, dataset.metadata)
+
+
 def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]) -> Dataset:
     """Returns the log with its actions inside the task's bounds; raises DataError naming the first that is not, unless told to clip or keep."""
     space = dataset.spec.action
@@ -101,14 +115,19 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     if len(rows) and outside == "refuse":
         episode = int(dataset.episode_of(rows[0]))
         raise DataError(
-            f"{dataset.metadata.get('name', 'data')}: {len(rows):,} of {len(actions):,} actions are outside the bounds, first in episode {episode}, "
-            f"step {int(rows[0] - dataset.offsets[episode])}; clip them with --preprocessing.actions-outside clip "
+            f"{dataset.metadata.get('name', 'data')}: {len(rows):,} of {len(actions):,} actions are outside their bounds ({_range(space)}), first in "
+            f"episode {episode}, step {int(rows[0] - dataset.offsets[episode])}; clip them with --preprocessing.actions-outside clip "
             "if the environment did, or keep them"
         )
     if not len(rows):
         return dataset
     columns = {**dataset.columns, "actions": np.clip(actions, low, high)}
     return Dataset(dataset.spec, columns, dataset.offsets, dataset.final_observations, dataset.metadata)
+
+
+def _range(space: Box) -> str:
+    low, high = (sorted({float(x) for x in np.asarray(bound).reshape(-1)}) for bound in (space.low, space.high))
+    return f"{low[0]:g} to {high[-1]:g}" + ("" if len(low) == len(high) == 1 else " at most, by dimension")
 
 
 def terminal_rewards(dataset: Dataset, reward: float) -> Dataset:

@@ -81,6 +81,8 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """
     import gymnasium
 
+    if not isinstance(id, str):
+        raise ConfigError(f"environment is {id!r}; expected its name, such as 'Pendulum-v1'")
     _register_tasks()
     _import_package(id)
     task = options.pop("task", None) if id.startswith(_OGBENCH) else None

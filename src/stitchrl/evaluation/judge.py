@@ -13,7 +13,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import with_goal
 from stitchrl.core.settings import Count, Natural
-from stitchrl.core.spec import Discrete, Space, Spec
+from stitchrl.core.spec import Discrete, Spec, words_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply, return_scale
 from stitchrl.evaluation.playing import play
@@ -63,12 +63,14 @@ class Judge:
         self.to_goals = to_goals
         self.reference: Reference | None = None
         self.mdp: Any = None
+        self.task: Spec | None = None
         self.seeds = list(seed_numbers)
         if environment is not None:
             from stitchrl.environments.make import make, mdp_of, spec_of
 
             opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had or is of another shape
-            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, spec_of(opened), environment)
+            self.task = spec_of(opened)
+            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals)
             self.mdp = mdp_of(opened)
             opened.close()
             self.reference = reference_for(environment, dataset.metadata)
@@ -134,7 +136,7 @@ class Judge:
         return found
 
 
-def check_fits(policy: Spec, task: Spec, environment: str) -> None:
+def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False) -> None:
     """Raises ConfigError where policies of one spec cannot act in an environment of another."""
     for name, own, there in (("observations", policy.observation, task.observation), ("actions", policy.action, task.action)):
         same_kind = isinstance(own, Discrete) == isinstance(there, Discrete)
@@ -144,8 +146,10 @@ def check_fits(policy: Spec, task: Spec, environment: str) -> None:
         else:
             fits = same_kind and own.shape == there.shape  # type: ignore[union-attr]
         if not fits:
+            goal = ", which reads a goal beside what it sees" if to_goals and name == "observations" else ""
             raise ConfigError(
-                f"{environment} has {name} {_words(there)} and the policy {_words(own)}; evaluate in the task of the data (--env), or stay offline"
+                f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; "
+                "name the task of the data (--env), or stay offline (--env none)"
             )
 
 
@@ -156,7 +160,3 @@ def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> No
     opened = make(environment, **options)
     check_fits(policy, spec_of(opened), environment)
     opened.close()
-
-
-def _words(space: Space) -> str:
-    return f"discrete({space.n})" if isinstance(space, Discrete) else f"box{list(space.shape)}"

@@ -94,6 +94,8 @@ def rollout(
     earned: told after every step what all S x N slots' actions earned, `[S, N]`, 0 in idle ones: for policies that read rewards.
     """
     policies = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not isinstance(episodes, int) or not isinstance(parallel, int):
+        raise ConfigError(f"episodes is {episodes!r} and parallel {parallel!r}; expected whole numbers")
     if episodes < 1 or not policies or parallel < 1 or not 0 <= discount <= 1:
         raise ConfigError(
             f"rollout of {episodes} episodes, {len(policies)} policies, {parallel} parallel environments, discount {discount}; "

@@ -13,7 +13,8 @@ from torch import Tensor
 from stitchrl.agent import Agent
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.settings import Count, Fraction, NonNegative, Share
+from stitchrl.core.settings import Count, Fraction, NonNegative, Share, refuse_changed
+from stitchrl.core.spec import Discrete
 from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.nn.mlp import Scalar
 from stitchrl.training.blocks import BLOCK_STEPS
@@ -94,7 +95,7 @@ class Continuation:
         if not all(replay.size for replay in self.gathering.replays):
             raise ConfigError(
                 f"{self.gathering.name}: no episode ended in the warm start of {self.step:,} steps, and this algorithm learns from whole episodes; "
-                "give a --warm-start longer than an episode"
+                "give a --warm-start longer than an episode, and --overwrite"
             )
 
     def check(self) -> None:
@@ -141,6 +142,16 @@ def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePh
     if online.schedule == "constant":
         optimizers = learner.template.optimizers
         learner.template.optimizers = {name: dataclasses.replace(adam, schedule="constant") for name, adam in optimizers.items()}
+
+
+def check_exploration(online: OnlinePhase, agent: Agent) -> None:
+    """Raises ConfigError for noise of exploration that this policy would not take."""
+    if agent.stochastic:
+        refuse_changed(online, ("exploration_noise", "epsilon"), f"on '{agent.name}', whose actions are sampled")
+    elif isinstance(agent.spec.action, Discrete):
+        refuse_changed(online, ("exploration_noise",), "on integer actions, which epsilon is for")
+    else:
+        refuse_changed(online, ("epsilon",), "on real-valued actions, which exploration_noise is for")
 
 
 def check_beginnings(template: Algorithm, settings: Any, where: str) -> None:

@@ -23,7 +23,7 @@ from stitchrl.core.version import VERSION
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
 from stitchrl.data.sampling import row_width, rows_of
-from stitchrl.data.transforms import learner_spec
+from stitchrl.data.transforms import learner_spec, within
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.value_sanity import limits_of, probe_of
 from stitchrl.experiment import (
@@ -34,18 +34,26 @@ from stitchrl.experiment import (
     Warn,
     device_of,
     memory_limit,
-    operations,
     prepare,
     restore,
 )
-from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, agent_of, block_steps, carry_over, check_beginnings, settings_of
+from stitchrl.fine_tuning.continuation import (
+    Continuation,
+    OnlinePhase,
+    agent_of,
+    block_steps,
+    carry_over,
+    check_beginnings,
+    check_exploration,
+    settings_of,
+)
 from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.fine_tuning.parent_run import Parent
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
 from stitchrl.training import compilation, run_directory
 from stitchrl.training.crash_report import crash_report
-from stitchrl.training.learner import Learner, Training
+from stitchrl.training.learner import Learner, Training, operations
 from stitchrl.training.run_doctor import Limits, RunDoctor
 from stitchrl.training.trainer import listening
 
@@ -79,16 +87,17 @@ def run_online(
     _check(parent, plan, online, path)
     parent.check_data(dataset, source)
     before, (step, tensors) = parent.policy(), parent.checkpoint()
+    check_exploration(online, before)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
     config = describe(parent, plan, online, source, environment, options, logging, step)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
-        data, _ = prepare(dataset, plan)
+        data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
         learner = learning.learner
         check_beginnings(learner.template, parent.settings, str(parent.path))
         carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
-        seconds = restore(learning, path / "checkpoints") if resume else 0.0
+        seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
         _write_first(path, config, parent)
         doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
         records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)

@@ -106,7 +106,9 @@ def read_parent(path: Path) -> Parent:
         )
     if "parent" in config:
         raise ConfigError(
-            f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by --resume --allow-change training and more --steps"
+            f"{path}: was fine-tuned from {config['parent']['path']} already; go on with it by "
+            f"`stitchrl finetune {config['parent']['path']} --run {path}` "
+            "with its other settings, more --steps, and --resume --allow-change training.steps"
         )
     return Parent(
         path,

@@ -155,8 +155,13 @@ def stages_gif(plans: Plans, start: int) -> bytes:
 
 
 def write_pictures(plans: Plans, directory: Path) -> list[Path]:
-    """Returns the pictures written into a directory: `plans_1.png` and, where stages were kept, `plans_1.gif` of each start."""
+    """Returns the pictures written into a directory: `plans_1.png` and, where stages were kept, `plans_1.gif` of each start.
+
+    Those of other plans that were there are taken away.
+    """
     directory.mkdir(parents=True, exist_ok=True)
+    for old in (*directory.glob("plans_[0-9]*.png"), *directory.glob("plans_[0-9]*.gif")):
+        old.unlink()
     written = []
     for start in range(len(plans.plans)):
         for name, picture in _pictures_of(plans, start).items():

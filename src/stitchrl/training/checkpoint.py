@@ -78,7 +78,9 @@ def load_newest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             return load(directory / f"step_{step:010d}")
         except CheckpointError as error:
             warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=2)
-    raise CheckpointError(f"{directory}: no complete checkpoint to resume from")
+    raise CheckpointError(
+        f"{directory}: no complete checkpoint to resume from; begin anew with --overwrite (policy/, if it is there, can still be used)"
+    )
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

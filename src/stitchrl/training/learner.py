@@ -16,10 +16,11 @@ from stitchrl.core.errors import CheckpointError, DivergenceError
 from stitchrl.core.frame_batch import PackedRows, Table, gather
 from stitchrl.core.settings import Count
 from stitchrl.core.spec import Spec
-from stitchrl.core.windows import WindowBatch
+from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.data.goal_rows import GoalRows
 from stitchrl.data.sampling import Rows
 from stitchrl.data.window_rows import WindowRows
+from stitchrl.nn.vision import Encoder
 from stitchrl.training import compilation, seeds
 from stitchrl.training.blocks import BLOCK_STEPS, Block, Blocks
 from stitchrl.training.update import Order, Update
@@ -209,3 +210,15 @@ def measure(copies: Sequence[Algorithm], rows: WindowRows) -> None:
         copy.measure(log)
         for target, source in copy.targets.items():  # still a copy, of its constants too
             copy.get_submodule(target).load_state_dict(copy.get_submodule(source).state_dict())
+
+
+def operations(learner: Learner) -> float:
+    """About how many floating-point operations a step takes: 6 for each weight and row, and more rows where actions are sampled or in windows."""
+    weights = sum(p.numel() for name, p in learner.update.parameters.items() if not name.startswith(tuple(learner.template.targets)))
+    if isinstance(kind := learner.template.batch, Windows):
+        return 6.0 * weights * learner.training.batch_size * kind.length
+    repeats = max(
+        (kind.shape[0] for kind in learner.template.noise(learner.training.batch_size).values() if len(kind.shape) == 3), default=1
+    )
+    weights += sum(module.operations for module in learner.template.modules() if isinstance(module, Encoder))
+    return 6.0 * weights * learner.training.batch_size * (1 + 3 * (repeats - 1))

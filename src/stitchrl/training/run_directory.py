@@ -10,9 +10,11 @@ from typing import Any
 
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.files import locked, read_json, write_json
+from stitchrl.core.settings import nearest
 
 # What may differ between a run and its resume without another answer to "which run is this?"
-FREE = ("version", "versions", "training.device", "training.threads", "training.log_every", "training.save_every", "training.keep_checkpoints",
+FREE = ("version", "versions", "training.device", "training.compile_reason", "training.threads", "training.log_every", "training.save_every",
+        "training.keep_checkpoints",
         "logging", "evaluation", "data.source", "command")  # fmt: skip
 
 # All that is there of a run that was refused before its first step: it may be started anew.
@@ -39,7 +41,9 @@ def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: boo
     if resume:
         if not file.exists():
             raise CheckpointError(f"{path}: no run to resume here (no config.json); leave --resume out to start one")
-        differences = changed(read_json(file), config)
+        before = read_json(file)
+        _check_names(allow_change, {**_flat(before), **_flat(config)})
+        differences = changed(before, config)
         refused = [line for name, line in differences.items() if not _covered(name, (*FREE, *allow_change))]
         if refused:
             raise CheckpointError(
@@ -57,6 +61,13 @@ def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: boo
         )
     _empty(path)
     write_json(file, config)
+
+
+def _check_names(allowed: Sequence[str], known: Mapping[str, Any]) -> None:
+    """Raises CheckpointError for what may change and is no setting of a run, nor a group of them."""
+    for name in allowed:
+        if not any(_covered(setting, (name,)) for setting in known):
+            raise CheckpointError(f"--allow-change {name}: a run has no such setting.{nearest(name, sorted(known))}")
 
 
 def _is_run(file: Path) -> bool:

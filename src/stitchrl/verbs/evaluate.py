@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, final
 import tyro
 
 from stitchrl.core.errors import CheckpointError, ConfigError
-from stitchrl.core.files import read_json, write_json
-from stitchrl.core.settings import Natural, check_settings
+from stitchrl.core.files import check_writable, read_json, write_json
+from stitchrl.core.settings import Count, Natural, check_settings
 from stitchrl.verbs.flags import parse
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ class Evaluate:
     """a run directory or a saved policy"""
     env: str = "auto"
     """auto: the environment that the run names"""
-    episodes: int = 100
+    episodes: Count = 100
     """for each seed"""
     sampled: bool = False
     """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew"""
     discount: float = 1.0
     seed: Natural = 20_000
-    parallel: int = 10
+    parallel: Count = 10
     processes: int | None = None
     targets: tuple[str, ...] = ()
     """returns to ask a return-conditioned policy for, each in the same episodes, in the task's units; auto: six over the range of the log"""
@@ -45,6 +45,10 @@ def evaluate(arguments: Sequence[str]) -> int:
     """Rolls a run's policies out."""
     a = parse(Evaluate, arguments, "stitchrl evaluate", "Roll a run's policies out in an environment.")
     check_settings(a, "stitchrl evaluate")
+    if "--targets" in arguments and not a.targets:
+        raise ConfigError("--targets names none; give returns to ask for, or auto")
+    if a.json is not None:
+        check_writable(a.json, "--json")
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
     from stitchrl.evaluation.acting_settings import acting_with, settings_of

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, final
 import tyro
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.settings import Count, Natural, check_settings
+from stitchrl.core.files import check_writable
+from stitchrl.core.settings import Count, Natural, check_settings, refuse_changed
 from stitchrl.verbs.flags import parse
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def plan(arguments: Sequence[str]) -> int:
     """Draws the plans of a run's first seed; its directory keeps them, and its report shows them."""
     a = parse(Plan, arguments, PROG, "Draw what a policy that plans would do where episodes begin.")
     check_settings(a, PROG)
+    if a.to is not None:
+        check_writable(a.to, "--to", directory=True)
     from stitchrl.report.plan_views import write_pictures, write_plans
     from stitchrl.report.run import write_run_report
 
@@ -83,6 +86,7 @@ def _plans(a: Plan) -> Plans:
     seen = seen_plans(agent, observations, sampled=a.sampled)
     space: Any = agent.spec.observation
     if maze is not None:
+        refuse_changed(a, ("dimensions",), f"in {id}, a maze, where places are drawn")
         walls, axes, place = maze, ("x", "y"), maze.positions
         goals = np.stack([maze.goal_of(x) for x in observations])
     else:

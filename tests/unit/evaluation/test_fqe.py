@@ -272,7 +272,7 @@ def test_wrong_inputs_are_named() -> None:
     log = chain_log(0.9, 10, 0)
     with pytest.raises(DataError, match="clock is 'stops'"):
         fitted(log, POLICY, 0.9, "stops")
-    with pytest.raises(DataError, match="those of the log are"):
+    with pytest.raises(DataError, match="those of the log discrete"):
         fqe.cross_fitted(log, LQG_POLICY, discount=0.9, clock="continues")
     with pytest.raises(DataError, match="11 parts of 10 episodes"):
         fitted(log, POLICY, 0.9, folds=11)

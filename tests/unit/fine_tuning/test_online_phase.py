@@ -251,6 +251,17 @@ def test_settings_that_cannot_be_are_refused(runs: dict[str, Path], tmp_path: Pa
         go_on(runs["td3_bc"], tmp_path / "on", online=online)
 
 
+def test_noise_that_would_not_be_taken_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    for run, online, words in (
+        ("iql", {"epsilon": 0.3}, "epsilon is 0.3, and has no effect on 'iql', whose actions are sampled"),
+        ("cql", {"exploration_noise": 0.3}, "exploration_noise is 0.3"),
+        ("td3_bc", {"epsilon": 0.3}, "epsilon is 0.3, and has no effect on real-valued actions"),
+        ("q_learning", {"exploration_noise": 0.3}, "has no effect on integer actions"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            go_on(runs[run], tmp_path / "on", online=online)
+
+
 def test_runs_that_cannot_go_on_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'bc' has no critic .* fine-tune a run of .*cql.*iql"):
         go_on(runs["bc"], tmp_path / "on")

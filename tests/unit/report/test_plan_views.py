@@ -84,6 +84,9 @@ def test_the_stages_move_and_rest_on_the_last() -> None:
 def test_pictures_are_files_and_part_of_a_page(tmp_path: Path) -> None:
     names = [path.name for path in write_pictures(made(), tmp_path)]
     assert names == ["plans_1.png", "plans_1.gif", "plans_2.png", "plans_2.gif"] and all((tmp_path / name).stat().st_size for name in names)
+    one = dataclasses.replace(made(), **{name: getattr(made(), name)[:1] for name in ("plans", "scores", "stages", "starts", "goals")})
+    write_pictures(one, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plans_1.gif", "plans_1.png"], "none are left of other plans"
     body = plans_section(made()).body
     assert body.count("data:image/png;base64,") == body.count("data:image/gif;base64,") == 2 and "the best, wide, has 5" in body
 
