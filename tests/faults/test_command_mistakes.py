@@ -102,6 +102,7 @@ MISTAKES = {
     "evaluate no target": ("evaluate nothing --targets", "--targets names none", "auto"),
     "evaluate into a directory": ("evaluate nothing --json nothing", "--json is nothing, which is a directory"),
     "evaluate into nowhere": ("evaluate nothing --json gone/x.json", "there is no directory gone"),
+    "benchmark into a file": ("benchmark run --dry-run --out text.npz", "--out is text.npz, which is a file"),
     "plan into a file": ("plan nothing --to text.npz", "--to is text.npz, which is a file"),
     "evaluate a negative seed": ("evaluate nothing --seed -1", "seed is -1"),
     "compare none": ("compare", "at least one run"),

@@ -20,7 +20,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Uniform, generator
-from stitchrl.core.settings import Count, Fraction, Natural, NonNegative, Positive, Share
+from stitchrl.core.settings import Count, Fraction, Natural, NonNegative, Positive, Several, Share
 from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.beam_search import Plans, Search, decode_action, plan_by_likelihood, plan_by_value
@@ -36,7 +36,7 @@ ROWS_AT_ONCE = 1024  # continuations decoded together: each keeps up to 0.5 MB o
 @final
 @dataclass(frozen=True)
 class TrajectoryTransformerConfig:
-    bins: Count = 100
+    bins: Several = 100
     """tokens of each real dimension (N)"""
     discretization: Kind = "quantile"
     """equal shares of the log in each bin, or bins of equal width"""

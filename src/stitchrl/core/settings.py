@@ -22,6 +22,7 @@ Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
+Several = Annotated[int, Ge(2)]
 Hidden = tuple[Count, ...]  # units of each hidden layer
 
 

@@ -47,7 +47,7 @@ def run(jobs: Sequence[Job], out: Path, processes: int, tell: Tell) -> Outcome:
         left = [job for job in jobs if job.task.dataset in logs and job.key(logs[job.task.dataset].fingerprint) not in done]
         outcome = Outcome(skipped=0 if heard else len(jobs) - len(left))
         if not heard:
-            tell(f"{len(left)} runs to make, {outcome.skipped} are recorded already")
+            tell(f"{len(left)} run(s) to make, {outcome.skipped} recorded already")
             _runs(left, logs, out, processes, heard, tell, outcome)
         outcome.signal = heard[0] if heard else None
         return outcome

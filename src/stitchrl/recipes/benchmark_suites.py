@@ -195,7 +195,7 @@ def _antmaze() -> Suite:
     )
     return Suite(
         "antmaze",
-        "a reward that few logged walks meet, a tenth of the papers' steps: an hour and a half of one core for each seed",
+        "a reward that few logged walks meet, a tenth of the papers' steps: two hours of one core for each seed",
         tasks,
         seeds=2,
     )

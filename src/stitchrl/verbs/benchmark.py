@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, final
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import check_writable
 from stitchrl.verbs.flags import parse
 
 DEFAULT_OUT = Path("runs/benchmark")
@@ -52,6 +53,7 @@ def run(arguments: Sequence[str]) -> int:
     a = parse(Run, arguments, "stitchrl benchmark run", "Train and score algorithms on standard logs, each run once; rerun to go on.")
     from stitchrl.recipes import benchmark_runs, benchmark_schedule
 
+    check_writable(a.out, "--out", directory=True)
     jobs = _jobs(a)
     processes = (os.cpu_count() or 1) if a.processes is None else a.processes
     if processes < 1:
@@ -117,7 +119,7 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     megabytes = 2 * len(jobs) + 10 * processes
     made = f" ({len(new)} to make: about {duration(making / min(processes, len(new)))} and {disk:.0f} MB)" if new else ""
     return (
-        f"{len(jobs)} runs on {len(names)} logs{made}: about {duration(seconds / processes)} in {processes} processes, {megabytes} MB; "
+        f"{len(jobs)} run(s) on {len(names)} log(s){made}: about {duration(seconds / processes)} in {processes} process(es), {megabytes} MB; "
         "less where some are recorded already"
     )
 

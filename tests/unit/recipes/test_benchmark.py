@@ -68,12 +68,12 @@ def test_a_suite_is_run_once_and_its_table_comes_from_raw_lines_alone(tmp_path: 
 
     before = (out / "raw.jsonl").read_bytes()
     code, again, err = told(capsys, "run", *TINY, "--seeds", 2, "--steps", 20, "--out", out)
-    assert (code, again) == (0, page) and "0 runs to make, 4 are recorded already" in err
+    assert (code, again) == (0, page) and "0 run(s) to make, 4 recorded already" in err
     assert (out / "raw.jsonl").read_bytes() == before
 
     (out / "raw.jsonl").write_bytes(before[:-30])  # a kill while the last line was written
     code, _, err = told(capsys, "run", *TINY, "--seeds", 2, "--steps", 20, "--out", out)
-    assert code == 0 and "1 runs to make, 3 are recorded already" in err
+    assert code == 0 and "1 run(s) to make, 3 recorded already" in err
     repeated, first = read_raw(out / "raw.jsonl")[-1], rows[-1]
     assert len(read_raw(out / "raw.jsonl")) == 4
     assert {k: repeated[k] for k in ("last", "best", "curve", "method", "seed")} == {
@@ -303,6 +303,6 @@ def test_two_benchmarks_do_not_share_a_directory(tmp_path: Path, capsys: pytest.
 def test_a_dry_run_tells_and_makes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = told(capsys, "run", "--suite", "full", "--dry-run", "--out", tmp_path / "none")
     assert code == 0 and "halfcheetah/medium iql seed 4" in out.splitlines()
-    assert err.startswith(f"{len(out.splitlines())} runs on ") and " h " in err
+    assert err.startswith(f"{len(out.splitlines())} run(s) on ") and " h " in err
     assert not (tmp_path / "none").exists()
     assert json.dumps(err)  # plain text
