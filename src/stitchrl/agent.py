@@ -293,6 +293,8 @@ def load(directory: Path) -> Agent:
         directory = directory / "policy"
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such run or policy")
+    if not (directory / "config.json").exists():
+        raise CheckpointError(f"{directory}: holds no config.json; expected the directory of a run or of a saved policy")
     config = read_json(directory / "config.json")
     for file in ("model.safetensors", "normalizers.safetensors"):
         if not (directory / file).is_file():

@@ -96,7 +96,7 @@ MISTAKES = {
     "empty archive": ("train bc --data empty.npz", "empty.npz"),
     "text as archive": ("train bc --data text.npz", "text.npz: not a complete .npz"),
     "directory of nothing": ("train bc --data nothing", "nothing: a directory"),
-    "evaluate nothing": ("evaluate nothing", "config.json: no such file"),
+    "evaluate nothing": ("evaluate nothing", "holds no config.json; expected the directory of a run"),
     "evaluate nowhere": ("evaluate nowhere", "no such run"),
     "evaluate no episode": ("evaluate nothing --episodes 0", "episodes is 0"),
     "evaluate no target": ("evaluate nothing --targets", "--targets names none", "auto"),

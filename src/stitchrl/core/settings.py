@@ -49,7 +49,8 @@ def read_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(f"{where}: {name} is {first['input']!r}; {first['msg'].lower()}") from None
+        expected = first["msg"].lower().replace("valid tuple", "list of values")
+        raise ConfigError(f"{where}: {name} is {first['input']!r}; {expected}") from None
 
 
 def check_settings(settings: Any, where: str) -> None:
