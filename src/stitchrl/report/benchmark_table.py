@@ -182,6 +182,7 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
         found.append("One seed: its interval covers episodes, not training.")
     elif fewest < FEW_SEEDS:
         found.append(f"As few as {fewest} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE[fewest]} %.")
+    found += _several_logs(cells)
     if older:
         found.append(f"{older} raw lines of older settings or data are left out.")
     done = {(row["dataset"], row["method"], row["seed"], row["config_hash"], row["dataset_hash"]) for row in rows if is_done(row)}
@@ -195,6 +196,21 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
         where = dict.fromkeys(f"{row['dataset']} {row['method']}" for row in kept if alarm in row.get("alarms", []))
         found.append(f"Alarm in training, {alarm}: {', '.join(where)}.")
     return "## Notes\n\n" + "\n".join(f"- {line}" for line in found) if found else ""
+
+
+def _several_logs(cells: Cells) -> list[str]:
+    """Tells where methods in one row learned from logs that are not the same, as a recipe's are that another processor rounds otherwise."""
+    told = []
+    for dataset, by_method in cells.items():
+        logs: dict[str, list[str]] = defaultdict(list)
+        for method, seeds in by_method.items():
+            logs[str(seeds[0]["dataset_hash"])[:12]].append(method)
+        if len(logs) > 1:
+            parts = "; ".join(f"{', '.join(methods)} from {name}" for name, methods in logs.items())
+            told.append(
+                f"{dataset}: **not one log**, but as many of the recipe as there are hashes: {parts}. Its own score is the first's."
+            )
+    return told
 
 
 def _hashes(cells: Cells) -> str:

@@ -184,6 +184,13 @@ def test_values_are_exact_scores_where_nothing_is_discounted() -> None:
     assert _exact_score(line, jobs_of(suite("smoke"), ("iql",), 1, 20)[0], told) is None, "which discounts by 0.99"
 
 
+def test_methods_that_learned_from_logs_of_other_hashes_are_told() -> None:
+    rows = [row("made/log", "bc", 0, 1.0), row("made/log", "iql", 0, 2.0)]
+    assert "not one log" not in benchmark_table(rows, published, SOURCE)
+    rows.append(row("made/log", "td3_bc", 0, 3.0, dataset_hash="f" * 64))
+    assert f"bc, iql from {rows[0]['dataset_hash'][:12]}; td3_bc from ffffffffffff" in benchmark_table(rows, published, SOURCE)
+
+
 def test_the_newest_settings_count_and_the_page_says_so() -> None:
     old = row("made/log", "bc", 0, 1.0)
     new = row("made/log", "bc", 0, 2.0, config_hash="e" * 64, date="2026-11-22T10:00:00+00:00")
