@@ -1,4 +1,4 @@
-"""Learning as a run does it, without its directory: by a plan, or in small from windows of a log made for a test."""
+"""Learning as a run does it, without its directory: by a plan, or in small from rows or windows made for a test."""
 
 from __future__ import annotations
 

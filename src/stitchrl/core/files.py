@@ -39,14 +39,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, flag: str, *, directory: bool = False) -> None:
-    """Raises ConfigError where a file, or a directory, cannot be written at a path: told before the work that it is to hold."""
-    if directory:
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{flag} is {path}, which is a file; expected a directory, or a name that is free")
-    elif path.is_dir():
+def check_writable(path: Path, flag: str, *, directory: bool = False, parents: bool = True) -> None:
+    """Raises ConfigError where a file, or a directory, cannot be written at a path: told before the work that it is to hold.
+
+    parents: those of a directory that are not there will be made; those of a file never are.
+    """
+    if directory and path.exists() and not path.is_dir():
+        raise ConfigError(f"{flag} is {path}, which is a file; expected a directory, or a name that is free")
+    if not directory and path.is_dir():
         raise ConfigError(f"{flag} is {path}, which is a directory; expected the name of a file")
-    elif not path.parent.is_dir():
+    if not (directory and parents) and not path.parent.is_dir():
         raise ConfigError(f"{flag} is {path}, and there is no directory {path.parent}; make it first")
 
 

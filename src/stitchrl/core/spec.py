@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, final
 
+import numpy as np
+
 from stitchrl.core.errors import ConfigError
 
 
@@ -97,6 +99,12 @@ def _space_from_json(value: dict[str, Any]) -> Space:
             highs = tuple(math.inf if x is None else float(x) for x in high)
             return Box(tuple(int(x) for x in shape), lows, highs, dtype)
     raise ConfigError(f"a space must be {{kind: box | discrete, …}}; found {str(value)[:200]}")
+
+
+def bounds_of(space: Box) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the lowest and the highest values of a Box in its own shape, float64."""
+    low, high = (np.array(np.broadcast_to(np.array(bound, np.float64), space.size)) for bound in (space.low, space.high))
+    return low.reshape(space.shape), high.reshape(space.shape)
 
 
 def words_of(space: Space) -> str:

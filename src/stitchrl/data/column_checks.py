@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.core.spec import Box, Discrete
+from stitchrl.core.spec import Box, Discrete, bounds_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.findings import SHOWN, Finding, Severity
 
@@ -195,7 +195,7 @@ def _check_discrete(dataset: Dataset, space: Discrete) -> list[Finding]:
 
 
 def _check_box(dataset: Dataset, space: Box) -> list[Finding]:
-    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (space.size,)).reshape(space.shape) for b in (space.low, space.high))
+    low, high = bounds_of(space)
     slack_low, slack_high = (BOUND_TOLERANCE * np.maximum(1.0, np.where(np.isfinite(b), np.abs(b), 1.0)) for b in (low, high))
 
     def far(chunk: Array) -> Array:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.core.spec import Box, Discrete
+from stitchrl.core.spec import Box, Discrete, bounds_of
 from stitchrl.data.dataset import Dataset
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -165,7 +165,7 @@ def action_variety(dataset: Dataset, seed: int) -> dict[str, Any]:
     if isinstance(space, Discrete):
         value = float((actions[here] != actions[there]).mean()) / (1 - 1 / space.n) if space.n > 1 else None
     else:
-        low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (space.size,)) for b in (space.low, space.high))
+        low, high = (bound.reshape(-1) for bound in bounds_of(space))
         held = np.clip(actions.reshape(len(actions), -1).astype(np.float64), low, high)
         difference = (held[here] - held[there]) / np.where(high > low, high - low, 1.0)
         value = float(np.sqrt((difference**2).mean() * 6))

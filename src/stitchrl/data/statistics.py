@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from stitchrl.core.spec import Box, Discrete
+from stitchrl.core.spec import Box, Discrete, bounds_of
 from stitchrl.data.coverage import (
     action_variety,
     entropy,
@@ -193,7 +193,7 @@ def describe_actions(dataset: Dataset, seed: int) -> dict[str, Any]:
 def _continuous_actions(dataset: Dataset, space: Box, seed: int) -> dict[str, Any]:
     values = np.asarray(dataset.actions[sample_rows(dataset, seed, 100_000)], dtype=np.float64).reshape(-1, space.size)
     values = values[np.isfinite(values).all(axis=1)]
-    low, high = (np.broadcast_to(np.asarray(b, dtype=np.float64), (space.size,)) for b in (space.low, space.high))
+    low, high = (bound.reshape(-1) for bound in bounds_of(space))
     histograms, entropies, outside = [], [], 0
     for k in range(space.size if len(values) else 0):
         column = values[:, k]

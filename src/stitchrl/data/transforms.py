@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
+from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, is_image
 from stitchrl.data.dataset import Dataset
 
 Column = Literal["observations", "actions", "rewards"]
@@ -79,8 +78,8 @@ def scale_action_space(spec: Spec) -> list[Affine]:
         return []
     if not space.bounded:
         raise DataError("the task states no bounds for its actions; give them, or learn from a log of actions")
-    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), space.size) for bound in (space.low, space.high))
-    return _onto_unit(low, high)
+    low, high = bounds_of(space)
+    return _onto_unit(low.reshape(-1), high.reshape(-1))
 
 
 def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
@@ -95,12 +94,11 @@ def within(dataset: Dataset, task: Space) -> Dataset:
     own = dataset.spec.action
     if not isinstance(own, Box) or not isinstance(task, Box) or not task.bounded:
         return dataset
-    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float64), task.size) for bound in (task.low, task.high))
+    (low, high), (least, most) = bounds_of(task), bounds_of(own)
     slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
-    if own.bounded and np.all(np.asarray(own.low) >= low - slack) and np.all(np.asarray(own.high) <= high + slack):
+    if np.all(least >= low - slack) and np.all(most <= high + slack):
         return dataset
-    spec = dataclasses.replace(dataset.spec, action=dataclasses.replace(own, low=task.low, high=task.high))
-    return Dataset(spec, dataset.columns, dataset.offsets, dataset.final_observations, dataset.metadata)
+    return replace(dataset, spec=replace(dataset.spec, action=replace(own, low=task.low, high=task.high)))
 
 
 def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]) -> Dataset:
@@ -108,7 +106,7 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     space = dataset.spec.action
     if isinstance(space, Discrete) or not space.bounded or outside == "keep":
         return dataset
-    low, high = (np.broadcast_to(np.asarray(bound, dtype=np.float32), space.size).reshape(space.shape) for bound in (space.low, space.high))
+    low, high = (bound.astype(np.float32) for bound in bounds_of(space))
     slack = 1e-6 * (1 + np.maximum(np.abs(low), np.abs(high)))
     actions = dataset.columns["actions"]
     rows = np.flatnonzero(((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1))

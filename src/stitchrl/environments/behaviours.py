@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.core.spec import Box, Discrete, Spec, bounds_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Acted = tuple[Array, Array | None]
@@ -52,7 +52,7 @@ class RandomBehaviour:
         count = len(observations)
         if isinstance(self.space, Discrete):
             return generator.integers(self.space.n, size=count), np.full(count, -np.log(self.space.n))
-        low, high = bounds(self.space)
+        low, high = bounds_of(self.space)
         density = -float(np.log(high - low).sum())
         return generator.uniform(low, high, (count, *self.space.shape)), np.full(count, density)
 
@@ -163,7 +163,7 @@ class NoisyBehaviour:
             if probabilities is None:
                 return actions, None
             return actions, np.log(probabilities[np.arange(len(actions)), actions])
-        low, high = bounds(self.space)
+        low, high = bounds_of(self.space)
         noise = self.sigma * (high - low) / 2 * generator.standard_normal(actions.shape)
         noisy = np.clip(actions + noise, low, high)
         return np.where(replace.reshape(-1, *[1] * (actions.ndim - 1)), others, noisy), None
@@ -217,12 +217,6 @@ class MixtureBehaviour:
 
     def policy_ids(self) -> Array | None:
         return self._ids.copy()
-
-
-def bounds(space: Box) -> tuple[Array, Array]:
-    """Returns the lower and upper bounds of a Box in its own shape, float64."""
-    low, high = (np.array(np.broadcast_to(np.array(x, np.float64), (space.size,))) for x in (space.low, space.high))
-    return low.reshape(space.shape), high.reshape(space.shape)
 
 
 def draw_actions(probabilities: Array, generator: np.random.Generator) -> Array:

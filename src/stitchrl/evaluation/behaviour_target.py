@@ -7,7 +7,7 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Discrete
+from stitchrl.core.spec import Box, Discrete, bounds_of
 from stitchrl.data.coverage import flat_rows
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.action_models import fit_classifier, fit_gaussian, gaussian_log_density, marginal_of
@@ -63,7 +63,7 @@ class _FittedTarget(Target):
         assert isinstance(self.spec.action, Box)
         mean, deviation, correlations = self._gaussian(_flat(observations))
         noise = generator.standard_normal((count, *mean.shape)) @ np.linalg.cholesky(correlations).T
-        low, high = (np.broadcast_to(np.asarray(bound), self.spec.action.size) for bound in (self.spec.action.low, self.spec.action.high))
+        low, high = (bound.reshape(-1) for bound in bounds_of(self.spec.action))
         drawn = np.clip(mean + deviation * noise, low, high)
         return np.asarray(drawn.reshape(count, len(observations), *self.spec.action.shape), np.float32)
 

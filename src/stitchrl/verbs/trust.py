@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, final
 import tyro
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import check_writable
 from stitchrl.core.settings import Natural, OpenFraction
 from stitchrl.data.sources.tables import TableSchema
 from stitchrl.verbs.flags import parse
@@ -138,9 +139,9 @@ def files_of(a: TrustFlags) -> tuple[Path | None, Path | None]:
     home = a.run if (a.run / "config.json").is_file() and (a.run / "policy").is_dir() else None
     html = a.html if a.html is not None or home is None else home / "trust.html"
     json = a.json if a.json is not None or home is None else home / "trust.json"
-    for file in (html, json, a.csv):
-        if file is not None and not file.parent.is_dir():
-            raise ConfigError(f"{file}: there is no directory {file.parent} to write into")
-    if a.csv is not None and a.csv.exists() and not a.csv.is_dir():
-        raise ConfigError(f"{a.csv}: is a file; --csv takes the directory for the files of all figures")
+    for flag, file in (("--html", html), ("--json", json)):
+        if file is not None:
+            check_writable(file, flag)
+    if a.csv is not None:  # the directory for the files of all figures
+        check_writable(a.csv, "--csv", directory=True, parents=False)
     return html, json

@@ -1,28 +1,29 @@
 """Why a Decision Diffuser's condition does little on hopper/medium-expert: what the state alone tells, and what it does when an agent begins.
 
-    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/sequences/handover.py RUN
+    OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/handover.py RUN
 
-RUN: a directory of `stitchrl benchmark run --suite sequences --datasets hopper/medium-expert --algorithms decision_diffuser`. Adds to handover.jsonl
-how well the log's agent is told by a state alone, and what 400 steps earn where one of its agents takes the first k and the planner the others.
+RUN: a directory of `stitchrl benchmark run --suite sequences --datasets hopper/medium-expert --algorithms decision_diffuser`. Adds to
+raw/handover.jsonl how well the log's agent is told by a state alone, and what 400 steps earn where one of its agents takes the first k and
+the planner the others.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from control_record import append_row
 
-from stitchrl import load, load_policy
+from stitchrl import __version__, load, load_policy
 from stitchrl.environments.make import make
 from stitchrl.evaluation.acting_settings import acting_with
 from stitchrl.recipes.named_behaviours import walker
 
-LOG, RAW = "hopper/medium-expert", Path(__file__).with_name("handover.jsonl")
+LOG, RAW = "hopper/medium-expert", Path(__file__).parent / "raw" / "handover.jsonl"
 EPISODES, STEPS, FIRST = 20, 400, 20
 # who begins, for how many steps, the return asked for (a share of the log's range), the guidance
 CASES: list[tuple[str, int, float, float]] = [
@@ -45,14 +46,10 @@ def main() -> None:
 
 
 def record(row: dict[str, Any], run: Path) -> None:
-    row |= {"run": run.name, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    with RAW.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-    shown = {k: v for k, v in row.items() if k not in ("returns", "alive", "run", "date")}
-    if "returns" in row:
-        shown |= {"mean": round(float(np.mean(row["returns"]))), "alive": float(np.mean(row["alive"]))}
-    print(shown, flush=True)
-    sys.stdout.flush()
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    append_row(RAW, row | {"run": run.name, "version": __version__, "date": now, "command": " ".join(sys.argv)})
+    means = {name: round(float(np.mean(row[name])), 2) for name in ("returns", "alive") if name in row}
+    print(row | means, flush=True)
 
 
 def told_by_the_state() -> dict[str, float]:
