@@ -170,6 +170,12 @@ def write_pictures(plans: Plans, directory: Path) -> list[Path]:
     return written
 
 
+def standing(plans: Plans) -> str:
+    """Returns what to say where plans go nowhere, so that a picture without a line is no riddle; nothing where all starts have one that moves."""
+    still = int((np.ptp(plans.plans, axis=2) == 0).all((1, 2)).sum())
+    return f" From {still} of {len(plans.plans)} every plan stays where it starts: only the start is drawn." if still else ""
+
+
 def plans_section(plans: Plans) -> Section:
     """Returns the part of a run's report that shows the plans, its pictures inside."""
     count, candidates, length, _ = plans.plans.shape
@@ -182,7 +188,7 @@ def plans_section(plans: Plans) -> Section:
             words = "How its best plan came about" if moving else f"Start {start + 1}: plans by {plans.score}; the best, wide, has {best}"
             drawn.append(_image(picture, "image/gif" if moving else "image/png", words))
     key = "Black: start. Orange: goal." if np.isfinite(plans.goals).any() else "Black: start."
-    return Section("Plans", paragraph(about + key, "soft") + figures(drawn))
+    return Section("Plans", paragraph(about + key + standing(plans), "soft") + figures(drawn))
 
 
 def _pictures_of(plans: Plans, start: int) -> dict[str, bytes]:

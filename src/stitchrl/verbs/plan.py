@@ -47,7 +47,7 @@ def plan(arguments: Sequence[str]) -> int:
     check_settings(a, PROG)
     if a.to is not None:
         check_writable(a.to, "--to", directory=True)
-    from stitchrl.report.plan_views import write_pictures, write_plans
+    from stitchrl.report.plan_views import standing, write_pictures, write_plans
     from stitchrl.report.run import write_run_report
 
     found = _plans(a)
@@ -57,7 +57,9 @@ def plan(arguments: Sequence[str]) -> int:
     if a.to is None and (a.run / "policy").is_dir():
         write_run_report(a.run)
     count, candidates, length, _ = found.plans.shape
-    print(f"{a.run}: {candidates} plan(s) of {length} states from each of {count} start(s); written: {', '.join(map(str, written))}")
+    print(
+        f"{a.run}: {candidates} plan(s) of {length} states from each of {count} start(s); written: {', '.join(map(str, written))}.{standing(found)}"
+    )
     return 0
 
 

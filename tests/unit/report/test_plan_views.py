@@ -13,7 +13,7 @@ from PIL import Image
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.environments.make import GRIDWORLD, make
 from stitchrl.environments.maze_walls import walls_of
-from stitchrl.report.plan_views import Plans, plans_png, plans_section, read_plans, stages_gif, write_pictures, write_plans
+from stitchrl.report.plan_views import Plans, plans_png, plans_section, read_plans, stages_gif, standing, write_pictures, write_plans
 from stitchrl.verbs.plan import plan
 
 
@@ -89,6 +89,14 @@ def test_pictures_are_files_and_part_of_a_page(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plans_1.gif", "plans_1.png"], "none are left of other plans"
     body = plans_section(made()).body
     assert body.count("data:image/png;base64,") == body.count("data:image/gif;base64,") == 2 and "the best, wide, has 5" in body
+
+
+def test_plans_that_go_nowhere_are_told() -> None:
+    assert standing(made()) == ""
+    plans = made().plans.copy()
+    plans[1] = plans[1, :, :1]
+    one = dataclasses.replace(made(), plans=plans)
+    assert "From 1 of 2 every plan stays where it starts" in standing(one) and standing(one) in plans_section(one).body
 
 
 def test_a_grids_walls_lie_where_its_map_has_them() -> None:
