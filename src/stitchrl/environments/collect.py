@@ -19,6 +19,7 @@ from stitchrl.environments.make import make, mdp_of, spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+_ROBOTICS = ("PointMaze", "PointFork", "AntMaze", "Adroit", "Fetch")  # how environments of gymnasium-robotics begin
 _ENDLESS = 1_000_000  # steps after which an episode without a clock is given up
 
 
@@ -206,7 +207,7 @@ def _cut(log: Dataset, steps: int) -> Dataset:
 
 def _provenance(environment: str, behaviour: Behaviour, seed: int, episodes: int | None, steps: int | None) -> dict[str, Any]:
     packages = {"gymnasium", "numpy"}
-    packages |= {"gymnasium-robotics", "mujoco"} if environment.startswith(("PointMaze", "AntMaze", "Adroit", "Fetch")) else set()
+    packages |= {"gymnasium-robotics", "mujoco"} if environment.removeprefix("stitchrl/").startswith(_ROBOTICS) else set()
     packages |= {"ale-py", "opencv-python-headless"} if environment.startswith("ALE/") else set()
     packages |= {"highway-env"} if "ighway" in environment else set()
     packages |= {"icu-sepsis"} if "Sepsis" in environment else set()

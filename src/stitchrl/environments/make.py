@@ -27,6 +27,7 @@ LQG = "stitchrl/LQG-v0"
 ICU_SEPSIS = "stitchrl/ICU-Sepsis-v0"
 ANT_DIRECTIONS = "stitchrl/AntDirections-v0"
 ANT_MAZE = "stitchrl/AntMaze-v0"
+POINT_FORK = "stitchrl/PointFork-v0"
 HIGHWAY = "stitchrl/Highway-v0"
 PONG_POSITIONS = "stitchrl/PongPositions-v0"
 BREAKOUT_POSITIONS = "stitchrl/BreakoutPositions-v0"
@@ -63,6 +64,7 @@ _TASKS: dict[str, tuple[int, str]] = {
     ICU_SEPSIS: (500, "icu_sepsis.icu_sepsis"),
     ANT_DIRECTIONS: (1000, "ant_directions.AntDirections"),
     ANT_MAZE: (1000, "ant_maze.AntMaze"),
+    POINT_FORK: (300, "point_fork.PointFork"),
     HIGHWAY: (30, "highway.highway"),
     PONG_POSITIONS: (27_000, "atari_features.pong"),  # the clock of ALE's own ids: 108,000 frames, four to a step
     BREAKOUT_POSITIONS: (27_000, "atari_features.breakout"),
@@ -72,8 +74,8 @@ _TASKS: dict[str, tuple[int, str]] = {
 def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
 
-    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, Highway-v0,
-    PongPositions-v0, BreakoutPositions-v0), Gymnasium's, and those of installed packages.
+    Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, PointFork-v0,
+    Highway-v0, PongPositions-v0, BreakoutPositions-v0), Gymnasium's, and those of installed packages.
     Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last; so do OGBench's observations and goals,
     of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py). Raises ConfigError naming the

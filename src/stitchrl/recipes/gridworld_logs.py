@@ -9,6 +9,7 @@ from typing import Any
 from stitchrl.data.dataset import Dataset
 from stitchrl.environments.make import GRIDWORLD
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.joined_logs import joined
 
 # Exact undiscounted returns within the clock of 100 steps, of uniformly random actions and of the optimal policy; the tests solve for them.
 CLIFF_REFERENCE = {"random": -1.0059854, "expert": 0.7595190}
@@ -105,7 +106,6 @@ def _cliff(level: str, episodes: int, seed: int) -> Dataset:
 def _stitch() -> Dataset:
     import numpy as np
 
-    from stitchrl.data.dataset import concatenate
     from stitchrl.environments.behaviours import TabularBehaviour
     from stitchrl.environments.collect import collect
     from stitchrl.environments.tasks.gridworld import gridworld
@@ -124,14 +124,5 @@ def _stitch() -> Dataset:
     first = collect(GRIDWORLD, near_log, episodes=200, seed=0, options=options, name=name, reference=reference)
     start = {**options, "start": "B"}
     second = collect(GRIDWORLD, far_log, episodes=100, seed=100, options=start)
-    both = concatenate([_with_policy_id(first, 0), _with_policy_id(second, 1)])
-    metadata = {key: value for key, value in both.metadata.items() if key != "concatenated"}
-    metadata["provenance"] = {"parts": [first.metadata["provenance"], {**second.metadata["provenance"], "environment_options": start}]}
-    return Dataset(both.spec, both.columns, both.offsets, both.final_observations, metadata)
-
-
-def _with_policy_id(log: Dataset, number: int) -> Dataset:
-    import numpy as np
-
-    columns = {**log.columns, "infos/policy_id": np.full(len(log), number, np.int64)}
-    return Dataset(log.spec, columns, log.offsets, log.final_observations, log.metadata)
+    provenance = {"parts": [first.metadata["provenance"], {**second.metadata["provenance"], "environment_options": start}]}
+    return joined([first, second], provenance=provenance)

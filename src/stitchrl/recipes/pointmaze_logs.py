@@ -1,4 +1,7 @@
-"""Logs of PointMaze as D4RL's maze2d: a controller walks to goals of its own, the task's goal stays in one cell, the reward is sparse."""
+"""Logs of PointMaze as D4RL's maze2d: a controller walks to goals of its own, the task's goal stays in one cell, the reward is sparse.
+
+And one of two ways that share a corridor, none of which leads from the start to the goal (environments/tasks/point_fork.py).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,9 @@ from typing import Any
 from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
 from stitchrl.environments import robotics_notice
+from stitchrl.environments.make import POINT_FORK
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.joined_logs import joined
 
 MUJOCO = "4.0.0"  # other versions may compute other trajectories: then the hash is that of the first making
 
@@ -30,11 +35,13 @@ _FINGERPRINTS = {
     "medium": "5d6a57dd2b06d31009741ff785e0c4c620757816612c794bef2d8cf0dc587ec8",
     "large": "abfbfb69724d8d8f047092cb7909c5568e9eb55f8a49a68271c5d70f36d88dee",
 }
+# Of 1,000 episodes under uniformly random forces one met a prize; 200 of the controller told the goal, without noise (± 0.2).
+FORK_REFERENCE = {"random": 0.02, "expert": 161.0}
 
 
 def recipes() -> list[DatasetRecipe]:
-    """Returns `pointmaze/{umaze,medium,large}`."""
-    return [
+    """Returns `pointmaze/{umaze,medium,large,fork}`."""
+    mazes = [
         DatasetRecipe(
             f"pointmaze/{size}",
             f"A ball in a maze ({size}), pushed to goals of its own with noise; the task, to reach one cell and stay, must be stitched together.",
@@ -49,6 +56,19 @@ def recipes() -> list[DatasetRecipe]:
         )
         for size, (id, _, _, episodes, steps) in _MAZES.items()
     ]
+    fork = DatasetRecipe(
+        "pointmaze/fork",
+        "A ball's two ways that share a corridor: those from the start lead to the lesser prize, those to the goal begin far away.",
+        POINT_FORK,
+        steps=90_000,
+        episodes=300,
+        seconds=20,
+        reference=FORK_REFERENCE,
+        make=_make_fork,
+        fingerprint="a7831fb417694ff76717b476b697b8e93e9c37d9b4408ac47e15240564ff8374",
+        versions={"mujoco": MUJOCO},
+    )
+    return [*mazes, fork]
 
 
 def environment_options(size: str) -> dict[str, Any]:
@@ -79,3 +99,21 @@ def _make(size: str) -> Dataset:
     name, seed = f"pointmaze/{size}", 301 + list(_MAZES).index(size)
     reference = _REFERENCES[size]
     return collect(id, behaviour, episodes=episodes, seed=seed, options=options, discount=0.99, name=name, reference=reference)
+
+
+def _make_fork() -> Dataset:
+    from stitchrl.environments.collect import collect
+    from stitchrl.environments.make import make
+    from stitchrl.environments.waypoints import WaypointBehaviour
+
+    world = make(POINT_FORK)
+    task: Any = world.unwrapped
+    ways = (("task", task.lesser, 200, 311), ("other", task.goal, 100, 312))
+    logs = [
+        collect(POINT_FORK, WaypointBehaviour(world, place), episodes=episodes, seed=seed, options={"start": start}, name="pointmaze/fork")
+        for start, place, episodes, seed in ways
+    ]
+    world.close()
+    parts = [log.metadata["provenance"] | {"environment_options": log.metadata["environment_options"]} for log in logs]
+    # what is asked of a policy starts in one cell
+    return joined(logs, environment_options={}, reference=FORK_REFERENCE, provenance={"parts": parts})

@@ -49,6 +49,11 @@ def test_its_own_goals_keep_it_walking_everywhere() -> None:
     assert again.fingerprint() == log.fingerprint()
 
 
+def test_towards_one_place_it_arrives_and_stays() -> None:
+    log = collect(ID, WaypointBehaviour(make(ID, **OPTIONS), goals=np.array([1.0, 0.0]), noise=0.0), episodes=4, options=OPTIONS)
+    assert (np.linalg.norm(log.observations[log.offsets[1:] - 1, :2] - [1, 0], axis=1) < 0.1).all()
+
+
 def test_a_mixture_of_controllers_tells_them_apart() -> None:
     environment = make(ID, **OPTIONS)
     parts = [(1.0, WaypointBehaviour(environment)), (1.0, WaypointBehaviour(environment, goals="task", noise=0.1))]
@@ -61,5 +66,7 @@ def test_a_mixture_of_controllers_tells_them_apart() -> None:
 def test_other_environments_are_refused() -> None:
     with pytest.raises(ConfigError, match="need a PointMaze environment of gymnasium-robotics; found CartPole-v1"):
         WaypointBehaviour(make("CartPole-v1"))
-    with pytest.raises(ConfigError, match="expected goals 'own' or 'task'"):
+    with pytest.raises(ConfigError, match=r"expected goals 'own', 'task' or a place \[x, y\]"):
         WaypointBehaviour(make(ID), goals="none")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="expected goals"):
+        WaypointBehaviour(make(ID), goals=np.zeros(3))
