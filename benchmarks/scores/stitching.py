@@ -198,6 +198,7 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
         date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         for i, seed in enumerate(made.seeds):
             row = {"method": name, "seed": seed, "return": float(found.returns[i].mean()), "score": float(scores[i])}
+            row |= {"scores": np.round(normalized_score(found.returns[i], reference), 2).tolist()}  # of each episode
             row |= {"length": float(found.lengths[i].mean()), "acting": changes, "rollout_seconds": round(found.seconds), "date": date}
             append_row(RAW, row | told)
         print(log, name, np.round(scores, 1), f"{learned:.0f} s + {found.seconds:.0f} s", flush=True)
@@ -205,7 +206,7 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
 
 def page(rows: list[dict[str, Any]]) -> str:
     """Returns the Markdown page of the raw lines."""
-    from stitchrl.core.intervals import interquartile_mean
+    from stitchrl.core.intervals import interval
 
     last = {(r["log"], r["method"], r["seed"]): r for r in rows}
     lines = [
@@ -224,14 +225,14 @@ def page(rows: list[dict[str, Any]]) -> str:
         groups.setdefault((log, method), []).append(r)
     rng = np.random.default_rng(0)
     for (log, method), found in sorted(groups.items(), key=lambda g: (g[0][0], -np.mean([r["score"] for r in g[1]]))):
-        scores = np.array([r["score"] for r in found])
-        draws = [float(interquartile_mean(rng.choice(scores, len(scores)))) for _ in range(2_000)]
-        low, high = np.quantile(draws, [0.025, 0.975])
+        # earlier lines have each seed's mean alone
+        whole = all("scores" in r for r in found)
+        score = interval([[r["scores"] if whole else r["score"] for r in found]], generator=rng)
         cells = [
             f"`{log}`",
             f"{found[0]['log_score']:.1f}",
             f"`{method}`",
-            f"{float(interquartile_mean(scores)):.1f} [{low:.1f}, {high:.1f}]",
+            f"{score.estimate:.1f} [{score.low:.1f}, {score.high:.1f}]",
         ]
         lines.append("| " + " | ".join([*cells, str(len(found)), str(found[0]["training_seconds"])]) + " |")
     return "\n".join(lines) + "\n"

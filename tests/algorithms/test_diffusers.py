@@ -16,6 +16,7 @@ from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import LabelledWindowBatch, WindowBatch
 from stitchrl.nn.diffusion import guided
+from stitchrl.nn.planning import held
 
 SPEC = Spec(Box((1,)), Box((1,), (-1.0,), (1.0,)))
 SMALL: dict[str, Any] = {"width": 8, "multipliers": (1, 2), "diffusion_steps": 6}
@@ -84,6 +85,17 @@ def test_diffusers_value_learns_the_return_in_deviations_from_the_logs_mean() ->
     assert metrics["predicted_return"].item() == pytest.approx(-1.0)
 
 
+def test_returns_are_measured_where_something_was_done() -> None:
+    states = log([[1.0], [2.0], [3.0]], [1, 1, 0], [0, 0, 0], [6.0, 2.0, 0.0])
+    apart = WindowBatch(*(x[0].unsqueeze(1) for x in states))  # windows of one state
+    plain = build(Diffuser, DiffuserConfig(horizon=4, **SMALL), SPEC, 0)
+    plain.measure(apart)
+    assert (plain.value.returns.mean.item(), plain.value.returns.deviation.item()) == pytest.approx((4, 2))
+    asked = build(DecisionDiffuser, DecisionDiffuserConfig(horizon=4, **SMALL), SPEC, 0)
+    asked.measure(apart)
+    assert asked.plans.returns.share(torch.tensor([2.0, 6.0])).tolist() == [0, 1]
+
+
 def test_decision_diffusers_losses() -> None:
     algorithm = build(DecisionDiffuser, DecisionDiffuserConfig(horizon=4, hidden=(), **SMALL), SPEC, 0)
     silenced(algorithm, "plans.model.diffusion.network.plans.out")
@@ -103,17 +115,41 @@ def test_conditions_are_told_one_at_a_time_or_not_at_all() -> None:
     config = DecisionDiffuserConfig(horizon=4, constraints=limits, **SMALL)
     algorithm = build(DecisionDiffuser, config, spec, 0)
     algorithm.plans.returns.measure(torch.tensor([1.0, 5.0]))
-    seen = [[-9.0, -1.0], [0.5, -1.0], [0.75, -1.0], [0.0, 0.0]]  # the clock ends it: padding speaks of nothing
-    window = log(seen, [1, 1, 0, 0], [0, 0, 0, 0], [3.0, 1.0, 0.0, 0.0])
-    shown = window.present
-    assert algorithm._conditions(window, window.observations, shown).tolist() == [[0.5, 1, 1]], "the present state is not asked about"
+    seen = [[-9.0, -1.0], [0.5, -1.0], [0.75, -1.0], [0.25, -1.5]]
+    window = log(seen, [1, 1, 1, 0], [0, 0, 0, 0], [3.0, 1.0, 0.0, 0.0])
+    values, known = algorithm._conditions(window, window.observations, window.present)
+    assert values.tolist() == [[0.5, 1, 1]], "the present state is not asked about"
+    assert known.tolist() == [[1, 1, 1]]
     worse = window.observations.clone()
     worse[0, 2, 1] = 0.0
-    assert algorithm._conditions(window, worse, shown).tolist() == [[0.5, 1, -1]]
+    assert algorithm._conditions(window, worse, window.present)[0].tolist() == [[0.5, 1, -1]]
     told = algorithm._told(torch.tensor([[0.24, 0.0], [0.25, 0.0], [0.9, 0.34], [0.9, 0.99]]))
     assert told.tolist() == [[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1]]
     every = algorithm._told(torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)))
     assert every.mean(0).tolist() == pytest.approx([0.25, 0.25, 0.25], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("constrained", "terminal", "expected"),
+    [("always", False, [0.0, 1.0]), ("always", True, [1.0, 1.0]), ("finally", False, [0.0, 0.0]), ("finally", True, [1.0, 1.0])],
+)
+def test_what_the_clock_hides_is_not_told(constrained: str, terminal: bool, expected: list[float]) -> None:
+    spec = Spec(Box((2,)), SPEC.action)
+    config = DecisionDiffuserConfig(
+        horizon=4, constraints=((0, 0.0, 1.0), (1, -2.0, -0.5)), constrained=constrained, return_condition=False, condition_dropout=0.0, **SMALL
+    )
+    algorithm = build(DecisionDiffuser, config, spec, 0)
+    seen = [[0.5, -1.0], [0.5, 1.0], [0.5, -1.0], [0.0, 0.0]]  # the first is met as far as is seen, the second was broken on the way
+    window = log(seen, [1, 1, 0, 0], [0, terminal, 0, 0], [0.0, 0.0, 0.0, 0.0])
+    states, shown = held(window)
+    assert algorithm._conditions(window, states, shown)[1].tolist() == [expected]
+    told: list[Tensor] = []
+    network = algorithm.get_submodule("plans.model.diffusion.network")
+    network.register_forward_pre_hook(lambda _, given: told.append(given[3].detach()))
+    noise = {"noise": torch.zeros(1, 4, 2), "time": NOISE["time"]}
+    for condition in (0, 1):
+        algorithm.losses(window, noise | {"told": torch.tensor([[0.5, condition / 2]])}, frozenset(["plans"]))
+    assert [float(x[0, i]) for i, x in enumerate(told)] == expected
 
 
 def test_skills_are_conditions_that_the_log_labels() -> None:
@@ -122,7 +158,10 @@ def test_skills_are_conditions_that_the_log_labels() -> None:
     assert (kind.labels, kind.label_count) == ("infos/policy_id", 3)  # type: ignore[attr-defined]
     algorithm = build(DecisionDiffuser, config, SPEC, 0)
     window = LabelledWindowBatch(*WINDOW, torch.tensor([[2, 0, 0, 0]]))
-    assert algorithm._conditions(window, window.observations, window.present).tolist() == [[-1, -1, 1]]
+    values, known = algorithm._conditions(window, window.observations, window.present)
+    assert values.tolist() == [[-1, -1, 1]] and known.tolist() == [[1, 1, 1]]
+    final = window._replace(taken=torch.zeros(1, 4))
+    assert algorithm._conditions(final, window.observations, window.present)[1].tolist() == [[0, 0, 0]], "nothing is done at a final state"
     values, told = asked_of(DecisionDiffuserConfig(skills=3, asked_skills=(1, 0, -1)), torch.tensor([0.5]))
     assert told.tolist() == [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1]] and values[0, 0].tolist() == [0.5, 1, 0, -1]
 

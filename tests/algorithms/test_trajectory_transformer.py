@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from stitchrl.agent import Agent
 from stitchrl.algorithms.trajectory_transformer import PlanningPolicy, TrajectoryTransformer, TrajectoryTransformerConfig
 from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import WindowBatch, Windows
+from stitchrl.evaluation.playing import Player
 from stitchrl.nn.beam_search import decode_action, plan_by_value
 from stitchrl.nn.decoding import PlainDecoder
 
@@ -204,6 +207,15 @@ def test_without_planning_the_likeliest_action_is_done() -> None:
     kind = policy.noise(6)
     assert kind is not None and kind.shape == (6, 2)
     assert policy.planned(s).states.shape == (6, 1, 3, 4)
+
+
+@pytest.mark.parametrize("planning", ["value", "likelihood", "none"])
+def test_at_play_plans_by_value_are_drawn_and_the_likeliest_is_always_the_same(planning: str) -> None:
+    algorithm = made(REAL, sequence=4, planning=planning, bins=50).float()
+    algorithm.model.tokens.measure(torch.randn(500, 4), torch.rand(500, 2) * 2 - 1, torch.randn(500), torch.randn(500), "quantile")
+    agent = Agent("trajectory_transformer", algorithm, dict(algorithm.named_parameters()), REAL, [], [0])
+    actions = Player(agent, sampled=False)(np.zeros((1, 40, 4), np.float32), np.ones((1, 40), np.bool_))
+    assert (len(np.unique(actions[0], axis=0)) == 1) == (planning != "value")
 
 
 def test_a_goal_is_read_from_the_observation_and_learned_from_the_windows_last_state() -> None:

@@ -271,7 +271,7 @@ class DecisionDiffuser(Algorithm):
 
     def measure(self, log: WindowBatch) -> None:
         self.plans.model.measure(log)
-        self.plans.returns.measure(log.returns_to_go[:, 0])
+        self.plans.returns.measure(log.returns_to_go[:, 0][log.taken[:, 0] > 0])  # nothing is earned where an episode has ended
 
     def losses(self, batch: WindowBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:  # type: ignore[override]
         c = self.config
@@ -283,7 +283,8 @@ class DecisionDiffuser(Algorithm):
             x0 = self.plans.model.observations.encode(seen, diffusion.schedule.signal)  # [B, T, C]
 
         if "plans" in due:  # eq. 8, first part: each plan is told one condition, or nothing
-            values, told = self._conditions(batch, seen, shown), self._told(noise["told"])
+            values, known = self._conditions(batch, seen, shown)
+            told = known * self._told(noise["told"])
             number = torch.arange(c.horizon, device=x0.device)
             present = (number == 0).unsqueeze(-1)  # [T, 1]: given, not learned
             weight = torch.where(number == 0, 0.0, torch.where(number == 1, c.next_weight, 1.0))
@@ -310,18 +311,21 @@ class DecisionDiffuser(Algorithm):
         return kept
 
     @torch.no_grad()
-    def _conditions(self, batch: WindowBatch | LabelledWindowBatch, seen: Tensor, shown: Tensor) -> Tensor:
-        """`[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not, each skill shown or not."""
+    def _conditions(self, batch: WindowBatch | LabelledWindowBatch, seen: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+        """Two of `[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not, each skill shown
+        or not; and 1 where that is known: not of what would be seen after the clock, nor of a skill where nothing was done."""
         c = self.config
-        found = [self.plans.returns.share(batch.returns_to_go[:, 0])] if c.return_condition else []
+        whole, taken = shown[:, -1] > 0, batch.taken[:, 0] > 0  # [B]
+        found = [(self.plans.returns.share(batch.returns_to_go[:, 0]), torch.ones_like(whole))] if c.return_condition else []
         for d, low, high in c.constraints:
             x = seen.flatten(2)[..., d]  # [B, T]
             within = (x >= low) & (x <= high)
             met = within[:, -1] if c.constrained == "finally" else (within | (shown == 0))[:, 1:].all(1)
-            found.append(2 * met.to(shown.dtype) - 1)
+            found.append((2 * met.to(shown.dtype) - 1, whole if c.constrained == "finally" else whole | ~met))
         if isinstance(batch, LabelledWindowBatch):
-            found += [2 * (batch.labels[:, 0] == skill).to(shown.dtype) - 1 for skill in range(c.skills)]
-        return torch.stack(found, -1)
+            found += [(2 * (batch.labels[:, 0] == skill).to(shown.dtype) - 1, taken) for skill in range(c.skills)]
+        values, known = (torch.stack(part, -1) for part in zip(*found, strict=True))
+        return values, known.to(values.dtype)
 
     def policy(self) -> Policy:
         return DecisionDiffuserPolicy(self.ema_plans, self.ema_inverse, self.config)

@@ -222,7 +222,7 @@ class Diffuser(Algorithm):
 
     def measure(self, log: WindowBatch) -> None:
         self.denoiser.measure(log)
-        self.value.returns.measure(log.returns_to_go[:, 0])
+        self.value.returns.measure(log.returns_to_go[:, 0][log.taken[:, 0] > 0])  # nothing is earned where an episode has ended
 
     def losses(self, batch: WindowBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:  # type: ignore[override]
         c = self.config

@@ -108,7 +108,6 @@ class PlanningPolicy(Policy):
     """Does the first actions of the best plan. Without noise plans are drawn with fixed numbers, the same at every observation."""
 
     vmapped = False
-    drawn = True
     reads_rewards = True
 
     def __init__(self, model: TransitionModel, config: TrajectoryTransformerConfig) -> None:
@@ -123,6 +122,7 @@ class PlanningPolicy(Policy):
         )  # fmt: skip
         self.kept = c.context - c.slide if c.prefix_context else 0  # transitions of the past that a plan begins with
         self.score = "predicted return" if c.planning == "value" else "log-likelihood"
+        self.drawn = c.planning == "value"  # the likeliest plan and the likeliest action are what they are
         numbers = self.search.noise_shape() if c.planning == "value" else (self.actions,) if c.planning == "none" else (0,)
         self.shape = numbers if 0 not in numbers else None
         self.fixed = Uniform(numbers).draw(1, generator(0, "acting"))[0]

@@ -28,7 +28,7 @@ class Policy(nn.Module, ABC):
     samples_have_density: ClassVar[bool] = False
     vmapped: ClassVar[bool] = True
     reads_rewards: ClassVar[bool] = False
-    drawn: ClassVar[bool] = False
+    drawn: bool = False
 
     @abstractmethod
     def noise(self, size: int) -> Noise | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.frame_batch import FrameTable, Table, gather
-from stitchrl.core.spec import Spec, is_image
+from stitchrl.core.spec import Box, Spec, is_image
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.following import in_no_order, returns_to_go
@@ -24,7 +24,8 @@ from stitchrl.data.frame_stacks import FrameStacks, frames_of, frames_one_by_one
 from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, uniform
 from stitchrl.data.transforms import Affine, apply
 
-SAMPLED_STATES = 2**18  # that an algorithm measures its constants from
+SAMPLED_STATES = 2**18  # that an algorithm measures its constants from,
+SAMPLED_BYTES = 2**28  # but as many images as take this
 
 
 @final
@@ -53,8 +54,11 @@ class WindowRows(Rows):
         return torch.where(states <= last.unsqueeze(-1), states, self.padding)
 
     def sample(self, most: int = SAMPLED_STATES) -> WindowBatch:
-        """Returns every episode's first state and others of the log, evenly spaced, about `most` in all: windows of one state, `[M, 1, …]`."""
-        spaced = torch.arange(0, self.padding, max(1, self.padding // most), device=self.ends.device)
+        """Returns every episode's first state and at most `most` others, evenly spaced: windows of one state, `[M, 1, …]`."""
+        seen = self.spec.observation
+        if isinstance(seen, Box) and is_image(seen):
+            most = min(most, max(1, SAMPLED_BYTES // seen.size))
+        spaced = torch.arange(0, self.padding, -(-self.padding // most), device=self.ends.device)
         starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]]) + torch.arange(len(self.ends), device=self.ends.device)
         table, position = self.states.gather(torch.unique(torch.cat([spaced, starts])).unsqueeze(-1))
         batch = self.kind.unpack(gather(table, position, torch.float32), self.spec)

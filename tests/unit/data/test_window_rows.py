@@ -15,12 +15,13 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.frame_batch import gather
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
+from stitchrl.data import window_rows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sampling import StreamedRows, rows_of
 from stitchrl.data.transforms import Affine
 from stitchrl.data.window_rows import WindowRows
-from tests.unit.data.image_logs import dense, single
+from tests.unit.data.image_logs import SIDE, dense, single
 
 CPU = torch.device("cpu")
 SPEC = Spec(Box((2,)), Box((1,), (-1.0,), (1.0,)))
@@ -138,6 +139,15 @@ def test_a_sample_holds_every_episode_s_first_state() -> None:
     firsts = sample.returns_to_go[sample.timesteps == 0]
     assert sorted(firsts.tolist()) == [1, 6, 10, 15], "the returns of the four episodes"
     assert bool(sample.present.all())
+    assert len(made.sample(most=9).present) <= 9 + 4, "of 17 states every other one, and the four first"
+
+
+def test_of_images_as_many_are_sampled_as_take_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = rows(single((30, 20)), length=3)
+    monkeypatch.setattr(window_rows, "SAMPLED_BYTES", 10 * SIDE * SIDE)
+    sample = made.sample()
+    assert 2 <= len(sample.present) <= 10 + 2
+    assert (sample.timesteps == 0).sum() == 2
 
 
 def test_labels_come_with_their_steps_and_are_checked() -> None:
