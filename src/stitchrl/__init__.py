@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from stitchrl.core.version import VERSION as __version__
 
 if TYPE_CHECKING:
-    from stitchrl.api import asked_returns, evaluate, finetune, load, load_policy, select, train, trust
+    from stitchrl.api import asked_returns, evaluate, finetune, load, load_policy, plan, select, train, trust
 
-__all__ = ["__version__", "asked_returns", "evaluate", "finetune", "load", "load_policy", "select", "train", "trust"]
+__all__ = ["__version__", "asked_returns", "evaluate", "finetune", "load", "load_policy", "plan", "select", "train", "trust"]
 
 
 def __getattr__(name: str) -> Any:

@@ -20,8 +20,10 @@ from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.playing import play
+from stitchrl.evaluation.recorded_task import task_of
 from stitchrl.evaluation.rollout import Rollout
-from stitchrl.experiment import Preprocessing, Result, plan, run_experiment, split_held_out
+from stitchrl.experiment import Preprocessing, Result, run_experiment, split_held_out
+from stitchrl.experiment import plan as plan_run
 from stitchrl.recipes import datasets
 from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
@@ -29,6 +31,7 @@ from stitchrl.training.learner import Training
 if TYPE_CHECKING:
     from stitchrl.evaluation.asked_returns import AskedReturns
     from stitchrl.evaluation.evidence import Target
+    from stitchrl.evaluation.seen_plans import SeenPlans
     from stitchrl.evaluation.selection import Selection
     from stitchrl.evaluation.trust_checks import Provenance
     from stitchrl.evaluation.trust_report import Trust
@@ -70,7 +73,7 @@ def train(
     CheckpointError, DivergenceError.
     """
     path = _path(run, "run")
-    made = plan(
+    made = plan_run(
         algorithm, settings=settings, seeds=seeds, training=_of(Training, training, "training"),
         preprocessing=_of(Preprocessing, preprocessing, "preprocessing"), evaluation=_of(Evaluation, evaluation, "evaluation"),
         goals=_of(GoalDrawing, goals, "goals"),
@@ -131,30 +134,66 @@ def finetune(
 
 
 def evaluate(
-    policy: str | Path | Agent, environment: str, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False, discount: float = 1.0
-) -> Rollout:
+    policy: str | Path | Agent, environment: str | None = None, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False,
+    discount: float = 1.0, settings: Mapping[str, Any] | None = None, environment_options: Mapping[str, Any] | None = None,
+) -> Rollout:  # fmt: skip
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
 
-    `sampled` draws actions in place of their mode or mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always.
+    `environment` and its options are those of the run unless told. `sampled` draws actions in place of their mode or mean; policies made of
+    noise (plans, diffusion, flows, BCQ) draw them always. `settings` of the algorithm are changed for acting alone, such as
+    `{"planning": "none"}`. Raises ConfigError, CheckpointError.
     """
-    acting = policy if isinstance(policy, Agent) else load_policy(policy)
-    check_task(acting.spec, environment, {})
-    return play(acting, environment, sampled=sampled, episodes=episodes, seed=seed, discount=discount)
+    acting = _acting(policy, settings)
+    where, options = _where(policy, environment, environment_options)
+    check_task(acting.spec, where, options)
+    return play(acting, where, sampled=sampled, episodes=episodes, seed=seed, discount=discount, environment_options=options)
+
+
+def plan(
+    policy: str | Path | Agent, observations: np.ndarray, *, settings: Mapping[str, Any] | None = None, sampled: bool = False
+) -> SeenPlans:
+    """Returns what a policy that plans (its first seed) would do where episodes begin with observations `[N, *O]`: states, their scores, and
+    how the best came about.
+
+    `settings` as in `evaluate`; `sampled` draws the plans' noise anew. Raises ConfigError for a policy that makes no plans, CheckpointError.
+    """
+    from stitchrl.evaluation.seen_plans import seen_plans
+
+    return seen_plans(_acting(policy, settings), np.asarray(observations), sampled=sampled)
 
 
 def asked_returns(
-    policy: str | Path | Agent, environment: str, targets: Sequence[float] | None = None, *, episodes: int = 20, seed: int = 20_000,
-    sampled: bool = False, environment_options: Mapping[str, Any] | None = None,
+    policy: str | Path | Agent, environment: str | None = None, targets: Sequence[float] | None = None, *, episodes: int = 20,
+    seed: int = 20_000, sampled: bool = False, environment_options: Mapping[str, Any] | None = None,
 ) -> AskedReturns:  # fmt: skip
     """Returns what a return-conditioned policy earns where it is asked for each of the targets (docs/algorithms/decision_transformer.md).
 
-    `targets` are in the task's units of reward; None: six from the lowest to the highest return of the log. Raises ConfigError, CheckpointError.
+    `environment` and its options are those of the run unless told. `targets` are in the task's units of reward; None: six from the lowest
+    to the highest return of the log. Raises ConfigError, CheckpointError.
     """
     from stitchrl.evaluation.asked_returns import asked_returns as ask
 
+    acting = _acting(policy, None)
+    where, options = _where(policy, environment, environment_options)
+    check_task(acting.spec, where, options)
+    return ask(acting, where, targets, episodes=episodes, seed=seed, sampled=sampled, environment_options=options)
+
+
+def _acting(policy: str | Path | Agent, settings: Mapping[str, Any] | None) -> Agent:
+    from stitchrl.evaluation.acting_settings import acting_with
+
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
-    check_task(acting.spec, environment, environment_options or {})
-    return ask(acting, environment, targets, episodes=episodes, seed=seed, sampled=sampled, environment_options=environment_options)
+    return acting_with(acting, settings) if settings else acting
+
+
+def _where(policy: str | Path | Agent, environment: str | None, options: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
+    """The environment to judge a policy in, and its options: a run's own unless told."""
+    if isinstance(policy, Agent):
+        if environment is None:
+            raise ConfigError("environment is None; expected the name of one, as a policy that was not read from a run names none")
+        return environment, options or {}
+    task = task_of(Path(policy), environment)
+    return task.environment, task.options if options is None else options
 
 
 def trust(
@@ -295,7 +334,7 @@ class Estimator:
         self.algorithm = algorithm
         self.settings = settings
         self.agent: Agent | None = None
-        plan(algorithm, settings=settings)  # a wrong setting is told now, not at fit
+        plan_run(algorithm, settings=settings)  # a wrong setting is told now, not at fit
 
     def fit(
         self, dataset: str | Path | Dataset, *, steps: int = 10_000, seeds: int | Sequence[int] = 1, batch_size: int = 256, **training: Any

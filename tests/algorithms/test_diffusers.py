@@ -136,7 +136,12 @@ def test_conditions_are_told_one_at_a_time_or_not_at_all() -> None:
 def test_what_the_clock_hides_is_not_told(constrained: str, terminal: bool, expected: list[float]) -> None:
     spec = Spec(Box((2,)), SPEC.action)
     config = DecisionDiffuserConfig(
-        horizon=4, constraints=((0, 0.0, 1.0), (1, -2.0, -0.5)), constrained=constrained, return_condition=False, condition_dropout=0.0, **SMALL
+        horizon=4,
+        constraints=((0, 0.0, 1.0), (1, -2.0, -0.5)),
+        constrained=constrained,
+        return_condition=False,
+        condition_dropout=0.0,
+        **SMALL,
     )
     algorithm = build(DecisionDiffuser, config, spec, 0)
     seen = [[0.5, -1.0], [0.5, 1.0], [0.5, -1.0], [0.0, 0.0]]  # the first is met as far as is seen, the second was broken on the way

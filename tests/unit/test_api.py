@@ -152,3 +152,23 @@ def test_evaluate_returns_what_a_policy_earns(tmp_path: Path) -> None:
     assert np.array_equal(earned.returns, again.returns)
     with pytest.raises(ConfigError, match=r"observations box\[2\] and the policy box\[4\]"):
         stitchrl.evaluate(result.agent, "MountainCar-v0", episodes=1)
+
+
+def test_a_run_is_evaluated_where_it_was_and_acts_otherwise_with_the_same_weights(tmp_path: Path) -> None:
+    log = stitchrl.load("gridworld/stitch")
+    small = {"width": 8, "layers": 1, "heads": 1, "sequence": 2, "context": 2, "beam_width": 2, "horizon": 2, "warmup_steps": 0}
+    name = log.metadata["environment"]
+    stitchrl.train(
+        "trajectory_transformer", log, run=tmp_path / "run", settings=small, training={"steps": 3, "batch_size": 4}, environment=name,
+        evaluation={"episodes": 1},
+    )  # fmt: skip
+    earned = stitchrl.evaluate(tmp_path / "run", episodes=3)  # on its own map, not on the environment's first
+    named = stitchrl.evaluate(tmp_path / "run", name, episodes=3, environment_options=log.metadata["environment_options"])
+    assert np.array_equal(earned.returns, named.returns)
+    agent = stitchrl.load_policy(tmp_path / "run")
+    with pytest.raises(ConfigError, match="environment is None"):
+        stitchrl.evaluate(agent)
+    with pytest.raises(ConfigError, match=r"width: in what was learned.*those of trajectory_transformer that act are .*planning"):
+        stitchrl.evaluate(tmp_path / "run", settings={"width": 16})
+    plans = stitchrl.plan(tmp_path / "run", log.observations[:4], settings={"horizon": 5, "planning": "likelihood"})
+    assert plans.states.shape == (4, 2, 5) and plans.scores.shape == (4, 2)

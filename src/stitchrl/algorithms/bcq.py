@@ -139,6 +139,7 @@ class BCQ(Algorithm):
     batch = Transitions()
     acting = frozenset(["autoencoder", "perturbation", "imitation"])
     fine_tunes = True
+    acting_settings = frozenset(["acting_candidates", "latent_bound", "threshold"])
 
     target_critic: Critic
     target_perturbation: Perturbation

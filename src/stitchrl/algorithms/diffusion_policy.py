@@ -158,6 +158,7 @@ class DiffusionPolicy(Algorithm):
     batch = Windows(length=16, history=1, final_states=False)
     targets = {"average": "denoiser"}
     action_space = "box"
+    acting_settings = frozenset(["acted", "sampler", "sampling_steps"])
 
     average: ChunkDiffusion
 

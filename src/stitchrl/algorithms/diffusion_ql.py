@@ -89,6 +89,7 @@ class DiffusionQL(Algorithm):
     targets = {"target_critic": "critic", "average_actor": "actor"}
     action_space = "box"
     fine_tunes = True
+    acting_settings = frozenset(["sampler", "acting_candidates", "acting_sharpness"])
 
     target_critic: Critic
     average_actor: Diffusion

@@ -133,6 +133,7 @@ class IDQL(Algorithm):
     targets = {"target_critic": "critic", "average_actor": "actor"}
     action_space = "box"
     fine_tunes = True
+    acting_settings = frozenset(["sampler", "acting_candidates"])
 
     target_critic: Critic
     average_actor: Diffusion

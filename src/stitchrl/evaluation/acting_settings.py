@@ -17,12 +17,20 @@ from stitchrl.data.transforms import learner_spec
 
 
 def acting_with(agent: Agent, changes: Mapping[str, Any]) -> Agent:
-    """Returns the agent with some of its algorithm's settings changed, its weights as they are; settings of learning change nothing any more.
+    """Returns the agent with some of its algorithm's `acting_settings` changed, its weights as they are.
 
-    Raises ConfigError for an unknown setting or value, and where the settings are of a policy with other weights.
+    Raises ConfigError for an unknown setting or value, for settings that are in what was learned, and for those of a policy with other weights.
     """
     kind, settings = algorithms.find(agent.name)
     config = read_settings(settings, to_json(agent.config) | dict(changes), agent.name)
+    learned = [name for name in changes if name not in kind.acting_settings]
+    if learned:
+        others = (
+            f"those of {agent.name} that act are {', '.join(sorted(kind.acting_settings))}"
+            if kind.acting_settings
+            else (f"{agent.name} has none that act")
+        )
+        raise ConfigError(f"{', '.join(learned)}: in what was learned, and not to be changed after it; {others}. Train with it instead")
     with torch.device("meta"):  # no memory for weights: they are the agent's own
         template = build(kind, config, learner_spec(agent.spec, agent.transforms), 0)
         policy = template.policy()

@@ -43,7 +43,7 @@ def seen_plans(agent: Agent, observations: Array, *, sampled: bool = False) -> S
     if is_image(space):
         raise ConfigError("the plans are of images, which are not drawn as lines")
     seen = observations if isinstance(space, Discrete) else apply(agent.transforms, "observations", observations.astype(np.float32))
-    x = torch.as_tensor(np.ascontiguousarray(seen), device=like.device).to(torch.int64 if isinstance(space, Discrete) else like.dtype)
+    x = torch.as_tensor(np.array(seen), device=like.device).to(torch.int64 if isinstance(space, Discrete) else like.dtype)
     kind = policy.noise(len(x)) if sampled else None
     noise = None if kind is None else kind.draw(1, alone.generators[0])[0].to(like.device, like.dtype)
     found: Planned = functional_call(Plans(policy), parameters, (x, noise))

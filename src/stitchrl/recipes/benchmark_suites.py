@@ -174,7 +174,9 @@ _SMALL_SEQUENCES: dict[str, Size] = {
 def _sequences() -> Suite:
     methods = ("bc", "filtered_bc", *_SEQUENCES)
     levels = ("medium-expert", "medium-replay")
-    tasks = [Task(f"{task}/{level}", methods, 10_000, sizes=_SEQUENCES) for level in levels for task in ("hopper", "walker2d", "halfcheetah")]
+    tasks = [
+        Task(f"{task}/{level}", methods, 10_000, sizes=_SEQUENCES) for level in levels for task in ("hopper", "walker2d", "halfcheetah")
+    ]
     small = ("bc", "filtered_bc", "iql", *_SMALL_SEQUENCES)
     tasks.append(Task("pendulum/mixed", small, 6_000, episodes=20, sizes=_SMALL_SEQUENCES, milliseconds=3.0))
     return Suite("sequences", "sequence models and diffusion beside cloning, small networks: ten hours of one core", tuple(tasks), seeds=3)

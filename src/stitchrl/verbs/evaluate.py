@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, final
 
 import tyro
 
-from stitchrl.core.errors import CheckpointError, ConfigError
-from stitchrl.core.files import check_writable, read_json, write_json
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import check_writable, write_json
 from stitchrl.core.settings import Count, Natural, check_settings
 from stitchrl.verbs.flags import parse
 
@@ -54,12 +54,13 @@ def evaluate(arguments: Sequence[str]) -> int:
     from stitchrl.evaluation.acting_settings import acting_with, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
+    from stitchrl.evaluation.recorded_task import task_of
     from stitchrl.evaluation.references import reference_for
 
     agent = load(a.run)
     if a.settings:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
-    environment, options, reference_data = environment_of(a.run, a.env)
+    environment, options, reference_data = task_of(a.run, None if a.env == "auto" else a.env)
     check_task(agent.spec, environment, options)
     if a.targets:
         return _ask(a, agent, environment, options)
@@ -115,17 +116,3 @@ def _targets(words: tuple[str, ...]) -> list[float] | None:
         return [float(word) for word in words]
     except ValueError:
         raise ConfigError(f"--targets is {' '.join(words)}; expected returns in the task's units, or auto alone") from None
-
-
-def environment_of(run: Path, env: str) -> tuple[str, dict[str, object], dict[str, object]]:
-    """Returns the environment that a run names, or `env` unless that is auto, with its options and the reference returns of its data."""
-    config = read_json(run / "config.json") if (run / "config.json").is_file() else {}
-    recorded = (config.get("environment") if isinstance(config, dict) else None) or {}
-    if not isinstance(config, dict) or not isinstance(recorded, dict):
-        raise CheckpointError(f"{run}/config.json: not a run's; expected an object of settings")
-    metadata = {"reference": (config.get("data") or {}).get("reference")}
-    if env not in ("auto", recorded.get("id")):
-        return env, {}, {}
-    if not recorded:
-        raise ConfigError(f"{run}: the run names no environment; give one with --env")
-    return str(recorded["id"]), dict(recorded.get("options") or {}), metadata

@@ -72,14 +72,14 @@ def _plans(a: Plan) -> Plans:
     from stitchrl.environments.maze_walls import MazeWalls, walls_of
     from stitchrl.evaluation.acting_settings import acting_with, settings_of
     from stitchrl.evaluation.judge import check_task
+    from stitchrl.evaluation.recorded_task import task_of
     from stitchrl.evaluation.seen_plans import seen_plans
     from stitchrl.report.plan_views import Plans
-    from stitchrl.verbs.evaluate import environment_of
 
     agent = load(a.run)
     if a.settings:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
-    id, options, _ = environment_of(a.run, a.env)
+    id, options, _ = task_of(a.run, None if a.env == "auto" else a.env)
     check_task(agent.spec, id, options)
     world = make(id, **options)
     maze = walls_of(world, id, options)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
+from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.evaluation.acting_settings import acting_with, settings_of
@@ -40,13 +43,20 @@ def test_the_weights_stay_and_the_settings_change(seeds: tuple[int, ...]) -> Non
 def test_what_learning_decided_cannot_be_changed() -> None:
     agent = learned(0)
     for changes, words in (
-        ({"width": 16}, "width: a policy with these settings has other weights"),
+        ({"width": 16}, "width: in what was learned.* that act are action_choices, beam_width"),
+        ({"horizon": 2, "learning_rate": 1e-3}, "learning_rate: in what was learned"),
         ({"planing": "none"}, "unknown setting 'planing'. Did you mean 'planning'"),
         ({"horizon": 0}, "horizon is 0"),
         ({"context": 9}, "context is 9"),
     ):
         with pytest.raises(ConfigError, match=words):
             acting_with(agent, changes)
+
+
+def test_settings_that_act_are_settings() -> None:
+    for name in algorithms.names():
+        kind, config = algorithms.find(name)
+        assert kind.acting_settings <= {field.name for field in dataclasses.fields(config)}, name
 
 
 def test_settings_are_words_of_a_command() -> None:
