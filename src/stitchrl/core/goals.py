@@ -60,6 +60,8 @@ def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str) -> None
         raise ConfigError(
             f"goals: '{algorithm}' learns from more than single steps, of which hindsight cannot change the goal; leave it out"
         )
+    if not (isinstance(kind, Goals) and kind.subgoals):
+        refuse_changed(drawing, ("subgoal_steps",), f"with '{algorithm}', which has no subgoals")
     for part in ("value", "actor"):
         shares = [getattr(drawing, f"{part}_{name}") for name in ("current", "future", "random")]
         if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):

@@ -81,7 +81,8 @@ class Gathering:
         self.name = environment
         self.stages = [Stage(make(environment, **options), seed) for seed in agent.seeds]
         # a kind that needs what follows a step (the next action, the return to go) is given whole episodes
-        self.whole_episodes = not set(kind.columns(agent.spec)) <= SINGLE
+        columns = set(kind.columns(agent.spec))
+        self.whole_episodes, self.needs_next = not columns <= SINGLE, "next_actions" in columns
         self.finished: list[list[tuple[float, int]]] = [[] for _ in agent.seeds]  # return and length, since they were last told
         for stage in self.stages:
             stage.begin(agent.spec.observation)
@@ -94,7 +95,7 @@ class Gathering:
             if not self.whole_episodes:
                 self.replays[i].extend(self.rows(stage, len(stage.actions) - 1, terminal))
             if terminal or timeout:
-                if self.whole_episodes and (len(stage.actions) > 1 or terminal):
+                if self.whole_episodes and not (self.needs_next and timeout and len(stage.actions) == 1):  # of which nothing is known
                     self.replays[i].extend(self.rows(stage, 0, terminal))
                 self.finished[i].append((sum(stage.rewards), len(stage.rewards)))
                 stage.episode += 1

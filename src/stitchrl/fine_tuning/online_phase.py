@@ -16,7 +16,7 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import alarms_of
 from stitchrl.core.errors import ConfigError, DivergenceError
-from stitchrl.core.files import write_atomically, write_json
+from stitchrl.core.files import read_json, write_atomically, write_json
 from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import check_settings, to_json
 from stitchrl.core.version import VERSION
@@ -51,7 +51,7 @@ from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.fine_tuning.parent_run import Parent
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
-from stitchrl.training import compilation, run_directory
+from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.crash_report import crash_report
 from stitchrl.training.learner import Learner, Training, operations
 from stitchrl.training.run_doctor import Limits, RunDoctor
@@ -90,6 +90,8 @@ def run_online(
     check_exploration(online, before)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
     config = describe(parent, plan, online, source, environment, options, logging, step)
+    if resume and checkpoint.steps(path / "checkpoints"):
+        config = _as_begun(config, path)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
@@ -121,11 +123,19 @@ def _check(parent: Parent, plan: Plan, online: OnlinePhase, path: Path) -> None:
         raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
 
 
+def _as_begun(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The description with what the parent was when the phase began: one that goes on from its own checkpoint asks nothing of what it is now."""
+    recorded = read_json(path / "config.json") if (path / "config.json").is_file() else {}
+    before = recorded.get("parent") if isinstance(recorded, dict) else None
+    return config | {"parent": before | {"path": config["parent"]["path"]}} if isinstance(before, dict) else config
+
+
 def _write_first(path: Path, config: Mapping[str, Any], parent: Parent) -> None:
     """Writes config.json, and the offline phase's evaluations beside the new ones, so that both can be shown from this directory alone."""
     write_json(path / "config.json", config)
-    if (offline := parent.path / "evaluations.jsonl").is_file():
-        write_atomically(path / "offline_evaluations.jsonl", offline.read_bytes())
+    offline, kept = parent.path / "evaluations.jsonl", path / "offline_evaluations.jsonl"
+    if offline.is_file() and not (checkpoint.steps(path / "checkpoints") and kept.is_file()):
+        write_atomically(kept, offline.read_bytes())
 
 
 def _go_on(run: RunInProgress, path: Path) -> None:

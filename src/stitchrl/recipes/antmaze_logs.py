@@ -35,6 +35,7 @@ def recipes() -> list[DatasetRecipe]:
             seconds=_STEPS[size] / 900,
             reference=REFERENCE,
             make=partial(_make, size, kind, 701 + 10 * i + j),
+            megabytes=_STEPS[size] * 153 / 1e6,
             fingerprint=None,  # a network's actions differ in the last bit between processors
         )
         for i, (size, (episodes, _, _)) in enumerate(_MAZES.items())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import json
 import os
 import shutil
@@ -27,6 +26,7 @@ from stitchrl.experiment import Plan, Result, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
 from stitchrl.recipes.dataset_cache import cache_directory
+from stitchrl.report.benchmark_rows import settings_hash
 
 RAW = "raw.jsonl"
 _FREE = ("log_every", "save_every", "keep_checkpoints", "threads", "device")  # of Training: no answer to "which run is this?"
@@ -69,7 +69,7 @@ class Job:
 
     @property
     def config_hash(self) -> str:
-        return hashlib.sha256(json.dumps(self.config, sort_keys=True).encode()).hexdigest()
+        return settings_hash(self.config)
 
     def key(self, fingerprint: str) -> tuple[str, str, int, str, str]:
         """What makes a run the one that is recorded."""

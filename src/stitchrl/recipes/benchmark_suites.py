@@ -292,10 +292,10 @@ def fits(task: Task, method: str) -> bool:
     return kind in ("any", "discrete" if task.integer_actions else "box")
 
 
-def seconds_of(task: Task, algorithm: str, steps: int | None = None) -> float:
-    """Returns about how long one run takes on one core of the machine that the speeds were measured on."""
-    size = task.size(algorithm)
+def seconds_of(task: Task, method: str, steps: int | None = None) -> float:
+    """Returns about how long one run of a method takes on one core of the machine that the speeds were measured on."""
+    size, recipe = task.size(method), recipe_of(method, task)
     count = (size.steps or task.steps) if steps is None else steps
-    known = _MILLISECONDS.get(algorithm, _OTHER_MILLISECONDS)
+    known = _MILLISECONDS.get(method if recipe is None else recipe.algorithm, _OTHER_MILLISECONDS)
     milliseconds = next(x for x in (size.milliseconds, task.milliseconds, known) if x is not None)
-    return _START_SECONDS + count * milliseconds / 1000 + task.evaluations * task.evaluation_seconds
+    return _START_SECONDS + count * milliseconds / 1000 + (size.evaluations or task.evaluations) * task.evaluation_seconds

@@ -51,6 +51,7 @@ def recipes() -> list[DatasetRecipe]:
             seconds=_SECONDS[size],
             reference=_REFERENCES[size],
             make=partial(_make, size),
+            megabytes=episodes * steps * 42 / 1e6,
             fingerprint=_FINGERPRINTS[size],
             versions={"mujoco": MUJOCO},
         )
@@ -65,6 +66,7 @@ def recipes() -> list[DatasetRecipe]:
         seconds=20,
         reference=FORK_REFERENCE,
         make=_make_fork,
+        megabytes=4,
         fingerprint="a7831fb417694ff76717b476b697b8e93e9c37d9b4408ac47e15240564ff8374",
         versions={"mujoco": MUJOCO},
     )

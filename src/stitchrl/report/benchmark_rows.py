@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from stitchrl.core.errors import CheckpointError
 def read_raw(file: Path) -> list[dict[str, Any]]:
     """Returns the lines of a raw file, none where there is no file; a last line torn by a kill is left out.
 
-    Raises CheckpointError for a line that is none, by its number.
+    `config_hash` is of the settings in the line, whatever it was recorded with. Raises CheckpointError for a line that is none, by its number.
     """
     if not file.exists():
         return []
@@ -30,8 +32,19 @@ def read_raw(file: Path) -> list[dict[str, Any]]:
             if number == len(lines) and not line.endswith("\n"):
                 break
             raise CheckpointError(f"{file}: line {number} is no JSON object; remove the line, and its run is made again")
+        if isinstance(row.get("config"), dict):
+            row["config_hash"] = settings_hash(row["config"])
         found.append(row)
     return found
+
+
+def settings_hash(config: Mapping[str, Any]) -> str:
+    """Returns the sha256 of a run's settings; one that is null says nothing, so that a new setting which changes nothing changes no hash."""
+    return hashlib.sha256(json.dumps(_told(config), sort_keys=True).encode()).hexdigest()
+
+
+def _told(value: Any) -> Any:
+    return {name: _told(part) for name, part in value.items() if part is not None} if isinstance(value, Mapping) else value
 
 
 def is_done(row: dict[str, Any]) -> bool:

@@ -115,7 +115,7 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     names = list(dict.fromkeys(job.task.dataset for job in jobs))
     new = [available()[name] for name in to_make(names)]
     making, disk = sum(recipe.seconds for recipe in new), sum(recipe.megabytes for recipe in new)
-    seconds = sum(seconds_of(job.task, job.plan.algorithm, job.plan.training.steps) for job in jobs)
+    seconds = sum(seconds_of(job.task, job.method, job.plan.training.steps) for job in jobs)
     megabytes = 2 * len(jobs) + 10 * processes
     made = f" ({len(new)} to make: about {duration(making / min(processes, len(new)))} and {disk:.0f} MB)" if new else ""
     return (

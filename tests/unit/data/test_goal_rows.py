@@ -175,6 +175,10 @@ def test_drawings_that_cannot_be_meant_are_refused() -> None:
         check_drawing(replace(on, value_future=0.8), Transitions(), "iql")
     with pytest.raises(ConfigError, match="subgoal_steps is 3, and has no effect without --goals.hindsight"):
         check_drawing(GoalDrawing(subgoal_steps=3), Transitions(), "iql")
+    for kind, name in ((Transitions(), "iql"), (Goals(), "gcivl")):
+        with pytest.raises(ConfigError, match=f"subgoal_steps is 3, and has no effect with '{name}', which has no subgoals"):
+            check_drawing(replace(on, subgoal_steps=3), kind, name)
+    check_drawing(replace(on, subgoal_steps=3), Goals(subgoals=True), "hiql")
     with pytest.raises(ConfigError, match="learns from nothing else"):
         check_drawing(GoalDrawing(), Goals(), "gcivl")
     with pytest.raises(ConfigError, match="more than single steps"):

@@ -202,6 +202,39 @@ def test_a_kill_goes_back_to_the_last_whole_checkpoint(runs: dict[str, Path], tm
     same(tmp_path / "whole", tmp_path / "cut")
 
 
+def test_a_phase_goes_on_after_its_run_was_moved_and_went_on(
+    runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(runs["td3_bc"], tmp_path / "before")
+    go_on(tmp_path / "before", tmp_path / "whole")
+    go_on(tmp_path / "before", tmp_path / "parts", steps=30)
+    began = json.loads((tmp_path / "parts" / "config.json").read_text())["parent"]
+    offline = (tmp_path / "parts" / "offline_evaluations.jsonl").read_bytes()
+    parent = read_parent(tmp_path / "before")
+    evaluation = replace(parent.evaluation, episodes=3)
+    made = plan(
+        "td3_bc",
+        settings=parent.settings,
+        training=replace(parent.training, steps=25),
+        evaluation=evaluation,
+        preprocessing=parent.preprocessing,
+    )
+    run_experiment(
+        made, sources.read(parent.source), path=tmp_path / "before", source=parent.source, environment=CLOCKED, logging=QUIET, resume=True,
+        allow_change=["training.steps"],
+    )  # fmt: skip
+    (tmp_path / "before").rename(tmp_path / "elsewhere")
+    assert go_on(tmp_path / "elsewhere", tmp_path / "parts", resume=True, allow_change=["training"]).step == 40
+    assert json.loads((tmp_path / "parts" / "config.json").read_text())["parent"] == began | {"path": str(tmp_path / "elsewhere")}
+    assert (tmp_path / "parts" / "offline_evaluations.jsonl").read_bytes() == offline
+    one, other = (checkpoint.load_newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts"))
+    assert all(torch.equal(value, other[name]) for name, value in one.items() if name.startswith("parameters/"))
+    # without a checkpoint of its own it would begin again, from another policy than it did
+    shutil.rmtree(tmp_path / "parts" / "checkpoints")
+    with pytest.raises(CheckpointError, match="parent.step is 25 and was 20"):
+        go_on(tmp_path / "elsewhere", tmp_path / "parts", resume=True)
+
+
 def test_a_run_takes_more_steps(runs: dict[str, Path], tmp_path: Path) -> None:
     """A replay that the first steps filled exactly is enlarged, and goes on behind its rows."""
     go_on(runs["td3_bc"], tmp_path / "long", steps=40)

@@ -20,7 +20,7 @@ from stitchrl.recipes.benchmark_runs import _exact_score, append_raw, jobs_of
 from stitchrl.recipes.benchmark_suites import Task, fits, plan_of, recipe_of, seconds_of, suite
 from stitchrl.recipes.published import Recipe
 from stitchrl.recipes.published_scores import SOURCE, published
-from stitchrl.report.benchmark_rows import read_raw
+from stitchrl.report.benchmark_rows import read_raw, settings_hash
 from stitchrl.report.benchmark_table import benchmark_table
 from tests.faults.commands import Running
 
@@ -226,7 +226,7 @@ def test_a_suite_names_what_exists(name: str) -> None:
             made = plan_of(task, method, 3)
             assert made.seeds == (3,) and made.training.steps == task.steps
     if name == "standard":  # on two cores of the machine that the speeds were measured on
-        seconds = found.seeds * sum(seconds_of(t, plan_of(t, m, 0).algorithm) for t in found.tasks for m in t.methods)
+        seconds = found.seeds * sum(seconds_of(t, m) for t in found.tasks for m in t.methods)
         assert seconds / 2 < 2 * 3600
 
 
@@ -282,6 +282,23 @@ def test_a_mistake_is_one_line(
     code, out, err = told(capsys, *arguments.split())
     assert (code, out) == (2, "") and words in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_setting_that_says_nothing_changes_no_hash() -> None:
+    job = jobs_of(suite("smoke"), ("iql",), 1, 20)[0]
+    without = {
+        name: {k: v for k, v in part.items() if v is not None} if isinstance(part, dict) else part for name, part in job.config.items()
+    }
+    assert without != job.config
+    assert settings_hash(without) == settings_hash(json.loads(json.dumps(job.config))) == job.config_hash
+    assert settings_hash(without | {"training": {**without["training"], "batch_size": 1}}) != job.config_hash
+
+
+def test_what_was_run_here_is_what_the_standard_suite_would_run() -> None:
+    rows = read_raw(Path(__file__).parents[3] / "benchmarks" / "scores" / "standard" / "raw.jsonl")
+    known = {(job.task.dataset, job.method, job.seed): job.config_hash for job in jobs_of(suite("standard"), (), None, None)}
+    assert {(row["dataset"], row["method"], row["seed"]) for row in rows} == known.keys()
+    assert [key for row in rows if known.get(key := (row["dataset"], row["method"], row["seed"])) != row["config_hash"]] == []
 
 
 def test_what_decides_a_run_decides_its_hash() -> None:
