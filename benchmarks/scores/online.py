@@ -85,7 +85,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"Written by `benchmarks/scores/online.py` from raw/online.jsonl ({max(r['date'][:10] for r in rows)}); do not edit. {ENVIRONMENT}: the best",
         f"earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after {WARM_START}.",
         "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation of the first",
-        f"{DIP:,} steps minus the one at step 0, mean over seeds; *area*: mean return over the whole online phase.",
+        f"{DIP:,} steps minus the one at step 0, mean over seeds; *lowest*: of the whole phase (one seed of Cal-QL falls at step 2,500, and is back",
+        "500 steps later); *area*: mean return over the whole online phase.",
     ]
     for log in LOGS:
         here = {key: row for key, row in last.items() if key[0] == log}
@@ -93,15 +94,21 @@ def page(rows: list[dict[str, Any]]) -> str:
             continue
         shown = [s for s in sorted({int(s) for row in here.values() for s in row["curve"]}) if s % 500 == 0]
         lines += ["", f"From `{log}`, {LOGS[log]:,} gradient steps offline:", ""]
-        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | area |", "|---" * (len(shown) + 4) + "|"]
+        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | area |", "|---" * (len(shown) + 5) + "|"]
         for method in METHODS:
             curves = [row["curve"] for key, row in here.items() if key[1] == method]
             if not curves:
                 continue
             cells = [mean_and_error([c[str(s)] for c in curves if str(s) in c]) for s in shown]
-            dips = [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= DIP) - c["0"]) for c in curves]
+            dips, falls = (
+                [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= last) - c["0"]) for c in curves] for last in (DIP, max(shown))
+            )
             areas = [statistics.fmean(c.values()) for c in curves]
-            lines.append(f"| `{method}` | {len(curves)} | " + " | ".join([*cells, mean_and_error(dips), mean_and_error(areas)]) + " |")
+            lines.append(
+                f"| `{method}` | {len(curves)} | "
+                + " | ".join([*cells, mean_and_error(dips), mean_and_error(falls), mean_and_error(areas)])
+                + " |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -110,9 +110,10 @@ def _standard() -> Suite:
     maze = Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)
     goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, {"hidden": (128, 128)}, 1, 25, 8.0, sizes=_SMALL_SIZES)
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,), "discount": 1.0}, 5, 50, 1.0, 1.5)
+    drivers = Task("highway/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (128, 128)}, 1, 100, 30.0, 2.5)
     # no AntMaze: after so few steps all methods are alike there (`_antmaze` has more)
-    text = "control, mazes, goals and ICU-Sepsis, a hundredth of the papers' steps: under two hours on two cores"
-    return Suite("standard", text, (*replays, experts, small, maze, goals, sepsis), seeds=3)
+    text = "control, mazes, goals, ICU-Sepsis and driving, a hundredth of the papers' steps: under two hours on two cores"
+    return Suite("standard", text, (*replays, experts, small, maze, goals, sepsis, drivers), seeds=3)
 
 
 # Sequence models and diffusion as far as a core gets in minutes: a tenth to a hundredth of their papers' networks and steps.
@@ -214,9 +215,14 @@ def _full() -> Suite:
     sepsis = [
         Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,)}, 10, 100, 2.0, 1.5) for level in ("mixed", "random")
     ]
-    return Suite(
-        "full", "every log for a million steps, as the papers: for a GPU or a week", (*locomotion, *mazes, *ants, *sepsis), seeds=5
-    )
+    drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0)
+    goals = [
+        Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=50, evaluation_seconds=60.0)
+        for name in datasets.available()
+        if name.startswith(("pointmaze/", "antmaze/")) and name.endswith(("navigate", "stitch", "explore"))
+    ]
+    text = "control, mazes and goals for a million steps, as the papers, ICU-Sepsis and driving for 100,000: for GPUs"
+    return Suite("full", text, (*locomotion, *mazes, *ants, *sepsis, drivers, *goals), seeds=5)
 
 
 def _ants(*sizes: str) -> list[str]:
