@@ -16,7 +16,7 @@ from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import WindowBatch, Windows
+from stitchrl.core.windows import GoalWindowBatch, WindowBatch, Windows
 from stitchrl.evaluation.playing import Player
 from stitchrl.nn.beam_search import decode_action, plan_by_value
 from stitchrl.nn.decoding import PlainDecoder
@@ -110,6 +110,7 @@ def test_bins_are_measured_where_something_was_done() -> None:
 
 def test_what_it_eats_follows_its_settings() -> None:
     assert TrajectoryTransformer.batch_of(TrajectoryTransformerConfig(sequence=7, discount=0.5)) == Windows(7, 0.5)
+    assert TrajectoryTransformer.batch_of(TrajectoryTransformerConfig(sequence=7, goal=((0, 2),))) == Windows(7, 0.99, goals=True)
 
 
 def scrambled(spec: Spec, **settings: Any) -> PlanningPolicy:
@@ -218,7 +219,7 @@ def test_at_play_plans_by_value_are_drawn_and_the_likeliest_is_always_the_same(p
     assert (len(np.unique(actions[0], axis=0)) == 1) == (planning != "value")
 
 
-def test_a_goal_is_read_from_the_observation_and_learned_from_the_windows_last_state() -> None:
+def test_a_goal_is_read_from_the_observation_and_learned_from_the_episodes_last_state() -> None:
     policy = scrambled(REAL, goal=((0, 2), (1, 3)), planning="likelihood", bins=5)
     s = torch.randn(8, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     wanted = policy.model.wanted(s)
@@ -230,14 +231,15 @@ def test_a_goal_is_read_from_the_observation_and_learned_from_the_windows_last_s
     # a model that is told another goal expects another course
     algorithm = made(REAL, goal=((0, 2), (1, 3)))
     g = torch.Generator().manual_seed(1)
-    batch = WindowBatch(
+    windows = WindowBatch(
         torch.randn(2, 3, 4, generator=g, dtype=torch.float64), torch.rand(2, 3, 2, generator=g, dtype=torch.float64), *_told(2, 3, g)
     )
+    batch = GoalWindowBatch(*windows, 3 * torch.randn(2, 1, 4, generator=g, dtype=torch.float64).expand(2, 3, 4))
     loss = algorithm.losses(batch, {}, frozenset(["model"]))[0]["model"]
-    x = torch.cat([algorithm.model.tokens.of_observations(batch.observations)], -1)
-    assert torch.equal(algorithm.model.goal_of(batch.observations[:, -1]), x[:, -1, :2])  # type: ignore[arg-type]
+    goals = algorithm.model.tokens.of_observations(batch.goals[:, 0])[:, :2]
+    assert not torch.equal(goals, algorithm.model.tokens.of_observations(batch.observations[:, -1])[:, :2])
     gradient = torch.autograd.grad(loss, algorithm.model.law.goal_embedding)[0]  # type: ignore[arg-type]
-    told = x[:, -1, :2] + torch.arange(2) * (algorithm.model.law.stop + 1)
+    told = goals + torch.arange(2) * (algorithm.model.law.stop + 1)
     reached = gradient.abs().sum(1).nonzero().flatten()
     assert set(reached.tolist()) == set(told.flatten().tolist())
 

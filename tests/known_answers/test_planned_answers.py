@@ -114,3 +114,29 @@ def test_constraints_that_were_only_ever_met_alone_are_met_together() -> None:
             actions, memory = policy.step(x, torch.zeros(PROBES), memory, noise)
             x = x + actions / 5
     assert (x > 0.3).all(1).float().mean() > 0.75, "and not only in plans: it is walked to, by actions that add up their errors"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("planning", ["likelihood", "none"])
+def test_a_goal_beyond_the_window_is_walked_to(planning: str) -> None:
+    rng = np.random.default_rng(1)
+    corners = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]]) * 0.9
+    ends = corners[rng.integers(4, size=400)] + rng.uniform(-0.05, 0.05, (400, 2))
+    plain = walks(ends, ends[:, 0])
+    told = (rng.uniform(-1, 1, (x.shape[0], 2)).astype(np.float32) for x in (plain.observations, plain.final_observations))  # of no goal
+    seen, last = (np.concatenate([x, y], 1) for x, y in zip((plain.observations, plain.final_observations), told, strict=True))
+    log = Dataset(Spec(Box((4,)), plain.spec.action), {**plain.columns, "observations": seen}, plain.offsets, last, {})
+    settings = {
+        "sequence": 3, "context": 3, "bins": 20, "discretization": "uniform", "width": 32, "layers": 2, "heads": 2, "dropout": 0.0,
+        "learning_rate": 3e-3, "warmup_steps": 20, "goal": ((0, 2), (1, 3)), "planning": planning, "beam_width": 4, "horizon": 2,
+    }  # fmt: skip
+    learner = learn_windows("trajectory_transformer", algorithms.find("trajectory_transformer")[1](**settings), log, 400, 64)
+    with holding(learner.template, learner.parameters_of(0)):
+        policy: Any = learner.template.policy()
+        x = torch.zeros(4, 4)
+        x[:, 2:] = torch.from_numpy(corners)
+        memory = policy.memory(4)
+        for _ in range(HORIZON - 1):
+            actions, memory = policy.step(x, torch.zeros(4), memory)
+            x = torch.cat([x[:, :2] + actions / 5, x[:, 2:]], 1)
+    assert (x[:, :2] - x[:, 2:]).norm(dim=1).max() < 0.5, "each to its own corner"

@@ -69,6 +69,7 @@ class Algorithm(nn.Module, ABC):
         super().__init__()
         self.config = config
         self.spec = spec
+        self.batch = self.batch_of(config)
 
     @classmethod
     def batch_of(cls, config: Any) -> BatchKind:

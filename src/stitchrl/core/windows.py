@@ -43,6 +43,20 @@ class LabelledWindowBatch(NamedTuple):
     labels: Tensor  # int64 [B, T], 0 where nothing was done
 
 
+class GoalWindowBatch(NamedTuple):
+    """`s, a, r, g, terminal, t, taken, present, goals = batch`: the same, and where each step's episode ends."""
+
+    observations: Tensor
+    actions: Tensor
+    rewards: Tensor
+    returns_to_go: Tensor
+    terminals: Tensor
+    timesteps: Tensor
+    taken: Tensor
+    present: Tensor
+    goals: Tensor  # [B, T, *O], as observations: the final state of the episode; 0 on padding
+
+
 @final
 @dataclass(frozen=True)
 class Windows:
@@ -51,7 +65,8 @@ class Windows:
     length: T, `history` included. discount: of the returns to go. history: states before the drawn one; before an episode's start its first
     state is repeated, as if it had waited there. longest: steps of the longest episode whose timesteps can be told apart; a log with a
     longer one is refused. final_states: whether a window may reach an episode's final state, where nothing is done.
-    labels: a column of integers, 0 to label_count - 1, that say of which kind each step is. Of these only `labels` matters to `unpack`.
+    labels: a column of integers, 0 to label_count - 1, that say of which kind each step is. goals: whether each step tells where its episode
+    ends; without labels, and not of images. Of these only `labels` and `goals` matter to `unpack`.
     """
 
     length: int = 20
@@ -61,22 +76,27 @@ class Windows:
     final_states: bool = True
     labels: str | None = None
     label_count: int = 0
+    goals: bool = False
 
     def columns(self, spec: Spec) -> dict[str, int]:
         """Returns the packed columns in order, with their widths; images are gathered beside them."""
         seen = {} if is_image(spec.observation) else {"observations": width(spec.observation)}
         told = ("rewards", "returns_to_go", "terminals", "timesteps", "taken", "present", *(["labels"] if self.labels else []))
-        return seen | {"actions": width(spec.action)} | dict.fromkeys(told, 1)
+        goals = {"goals": width(spec.observation)} if self.goals else {}
+        return seen | {"actions": width(spec.action)} | dict.fromkeys(told, 1) | goals
 
-    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch | LabelledWindowBatch:
+    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch | LabelledWindowBatch | GoalWindowBatch:
         """Returns the batch in packed `rows [B, T, width]`, or in rows and frames."""
         numbers = rows.numbers if isinstance(rows, FrameRows) else rows
         widths = self.columns(spec)
         columns = dict(zip(widths, numbers.split(list(widths.values()), dim=-1), strict=True))
         s = _stacks(rows, spec) if isinstance(rows, FrameRows) else unpack_space(columns.pop("observations"), spec.observation)
         a = unpack_space(columns.pop("actions"), spec.action)
+        goals = unpack_space(columns.pop("goals"), spec.observation) if self.goals else None
         r, g, terminal, t, taken, present, *labels = (x.squeeze(-1) for x in columns.values())
         batch = WindowBatch(s, a, r, g, terminal, t.long(), taken, present)
+        if goals is not None:
+            return GoalWindowBatch(*batch, goals)
         return LabelledWindowBatch(*batch, labels[0].long()) if labels else batch
 
 

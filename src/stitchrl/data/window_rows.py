@@ -117,6 +117,9 @@ def pack_window_states(
         part["timesteps"][present, 0] = (chosen - first[episode])[present]
         part["taken"][taken] = 1
         part["present"][present] = 1
+        if kind.goals:
+            ends_in = np.asarray(dataset.final_observations[episode[present]])
+            part["goals"][present] = apply(transforms, "observations", ends_in).reshape(-1, widths["goals"])
         if kind.labels:
             part["labels"][taken, 0] = dataset.columns[kind.labels][rows]
     return packed

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from stitchrl.core.errors import DataError
 from stitchrl.core.frame_batch import gather
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
+from stitchrl.core.windows import GoalWindowBatch, LabelledWindowBatch, WindowBatch, Windows
 from stitchrl.data import window_rows
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sampling import StreamedRows, rows_of
-from stitchrl.data.transforms import Affine
+from stitchrl.data.transforms import Affine, apply
 from stitchrl.data.window_rows import WindowRows
 from tests.unit.data.image_logs import SIDE, dense, single
 
@@ -164,6 +164,20 @@ def test_labels_come_with_their_steps_and_are_checked() -> None:
         rows(labelled, labels="infos/trot", label_count=3)
     with pytest.raises(DataError, match=r"'rewards' is float32 \[9\]; labels are one integer a step"):
         rows(labelled, labels="rewards", label_count=3)
+
+
+@pytest.mark.parametrize("memory", [1 << 20, 0], ids=["in memory", "streamed"])
+def test_goals_are_where_each_episode_ends(memory: int) -> None:
+    made = rows(log((3, 5)), memory, (Affine("observations", np.array([10.0, 10.0]), np.array([1.0, 1.0]), "o"),), length=3, goals=True)
+    table, position = made.gather(made.states_of(torch.tensor([2, 4])))
+    batch = made.kind.unpack(gather(table, position, torch.float32), made.spec)
+    assert isinstance(batch, GoalWindowBatch)
+    ends = torch.tensor([[1.0, 4], [2, 6]])
+    expected = torch.stack([torch.stack([ends[0], ends[0], torch.full((2,), torch.nan)]), ends[1].expand(3, 2)])
+    transformed = torch.from_numpy(
+        apply([Affine("observations", np.array([10.0, 10.0]), np.array([1.0, 1.0]), "o")], "observations", expected.numpy().reshape(-1, 2))
+    ).reshape(2, 3, 2)
+    assert torch.equal(batch.goals, transformed.nan_to_num(0.0))
 
 
 def test_integers_stay_integers() -> None:
