@@ -2,12 +2,18 @@
 
 Source: the tables Gym-MuJoCo, Maze2d and Antmaze in the README of CORL (Tarasov et al., 2022, arXiv:2210.07105): D4RL's normalised scores
 after a million steps (last) and the best of all evaluations, mean and standard deviation over four seeds. The logs are D4RL's (Fu et al.,
-2020, arXiv:2004.07219); ours are generated here, by other agents, in Gymnasium's later environments.
+2020, arXiv:2004.07219); ours are generated here, by other agents, in Gymnasium's later environments. Planners and diffusion, which CORL has
+not: Trajectory Transformer's from its authors' README (15 runs), the others from CleanDiffuser's table 1 (Dong et al., 2024,
+arXiv:2406.09509; one trained model, 150 episodes), each with its standard error.
 """
 
 from __future__ import annotations
 
-SOURCE = "CORL's tables (arXiv:2210.07105): D4RL's logs, a million steps, mean ± standard deviation over four seeds"
+SOURCE = (
+    "CORL's tables (arXiv:2210.07105): D4RL's logs, a million steps, mean ± standard deviation over four seeds; Trajectory Transformer: its "
+    "authors', ± standard error of 15 runs; Decision Diffuser, diffusion Q-learning, IDQL: CleanDiffuser's (arXiv:2406.09509), ± standard error "
+    "of 150 episodes"
+)
 METHODS = ("bc", "filtered_bc", "td3_bc", "awac", "cql", "iql", "rebrac", "sac_n", "edac", "decision_transformer")
 
 # our log, then mean and standard deviation of each of METHODS
@@ -51,14 +57,33 @@ antmaze/medium-diverse 4.75 1.09 16.5 5.59 5.5 1.5 10.75 5.31 71 4.53 83.5 1.8 9
 antmaze/large-play 0.5 0.5 13.5 9.76 1.25 0.43 0.5 0.5 34.75 5.85 53.5 2.5 68.75 13.9 0 0 0 0 0 0
 antmaze/large-diverse 0.75 0.43 6.25 1.79 0.25 0.43 0 0 36.25 3.34 53 3 69.5 7.26 0 0 0 0 0 0
 """
+# our log, then mean and standard error of each of LATER_METHODS: the last policy's
+LATER_METHODS = ("trajectory_transformer", "decision_diffuser", "diffusion_ql", "idql")
+_LATER = """
+halfcheetah/medium 46.9 0.4 45.3 0.3 52.3 0.2 51.5 0.1
+halfcheetah/medium-replay 41.9 2.5 42.9 0.1 47.9 0 46.5 0.3
+halfcheetah/medium-expert 95 0.2 88.9 1.9 95.5 0.1 91.3 0.6
+hopper/medium 61.1 3.6 98.2 0.1 96.5 1.3 70.1 2
+hopper/medium-replay 91.5 3.6 99.2 0.2 101.6 0 99.4 0.1
+hopper/medium-expert 110 2.7 110.4 0.6 111.1 0.4 110.1 0.7
+walker2d/medium 79 2.8 79.6 0.9 86.8 0 88.1 0.4
+walker2d/medium-replay 82.6 6.9 75.6 0.6 98.2 0.1 89.1 2.4
+walker2d/medium-expert 101.9 6.8 108.4 0.1 111.6 0 110.6 0
+"""
 
 
 def published(dataset: str, *, best: bool = False) -> tuple[str, dict[str, tuple[float, float]]] | None:
     """Returns the published log of a log's kind, and (mean, deviation) by method; None where there is none."""
-    for line in (_BEST if best else _LAST).splitlines():
+    found = _row(_BEST if best else _LAST, dataset, METHODS)
+    if found is None:
+        return None
+    theirs = dataset.replace("pointmaze", "maze2d").replace("/", "-") + ("-v1" if dataset.startswith("pointmaze") else "-v2")
+    return theirs, found | ({} if best else _row(_LATER, dataset, LATER_METHODS) or {})
+
+
+def _row(table: str, dataset: str, methods: tuple[str, ...]) -> dict[str, tuple[float, float]] | None:
+    for line in table.splitlines():
         name, *numbers = line.split() or [""]
         if name == dataset:
-            pairs = zip(map(float, numbers[::2]), map(float, numbers[1::2]), strict=True)
-            theirs = name.replace("pointmaze", "maze2d").replace("/", "-") + ("-v1" if name.startswith("pointmaze") else "-v2")
-            return theirs, dict(zip(METHODS, pairs, strict=True))
+            return dict(zip(methods, zip(map(float, numbers[::2]), map(float, numbers[1::2]), strict=True), strict=True))
     return None
