@@ -33,6 +33,9 @@ FOLDER = Path(__file__).parent
 RAW, PAGE = FOLDER / "raw" / "planning.jsonl", FOLDER / "PLANNING.md"
 CHAINS = ("ddpm:1000", "ddpm:100", "ddim:20", "dpm_solver++:20", "dpm_solver++:10", "dpm_solver++:5", "dpm_solver++:20:5")
 LEAST_SECONDS = 0.5  # of a measurement
+ONE_DRAW = [
+    "Scores before 2026-11-22 are of one draw of noise for all plans, as evaluations were then: a sampler's luck, which says little of its quality."
+]
 
 
 def of_chain(words: str) -> dict[str, Any]:
@@ -113,6 +116,7 @@ def page(lines: list[dict[str, Any]]) -> str:
             "Written by `benchmarks/speed/planning.py` from raw/planning.jsonl; do not edit. One trained policy, its sampler changed after learning.",
             "Actions a processor second, a new plan for each at every step, one thread. The score is the mean over episodes with a 95 %",
             f"interval over them (their number), a plan followed for {last['replan_every']} steps; 0: random actions, 100: the reference expert.",
+            *ONE_DRAW * (min(line["date"] for line in latest.values()) < "2026-11-22"),
             "",
             f"{last['date']} UTC, {last['machine']}, torch {last['torch']}, stitchrl {last['version']} at {last['commit']}. `{last['run']['data']}`, "
             f"{last['run']['steps']:,} steps of learning, horizon {settings['horizon']}, width {settings['width']}, "
