@@ -95,7 +95,7 @@ class Gathering:
             if not self.whole_episodes:
                 self.replays[i].extend(self.rows(stage, len(stage.actions) - 1, terminal))
             if terminal or timeout:
-                if self.whole_episodes and not (self.needs_next and timeout and len(stage.actions) == 1):  # of which nothing is known
+                if self.whole_episodes and (terminal or len(stage.actions) > 1 or not self.needs_next):  # else nothing follows its step
                     self.replays[i].extend(self.rows(stage, 0, terminal))
                 self.finished[i].append((sum(stage.rewards), len(stage.rewards)))
                 stage.episode += 1
