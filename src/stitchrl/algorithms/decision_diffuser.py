@@ -246,20 +246,10 @@ def asked_of(c: DecisionDiffuserConfig, target: Tensor) -> tuple[Tensor, Tensor]
 @final
 class DecisionDiffuser(Algorithm):
     batch = Windows(100, discount=0.99)
-    acting_settings = frozenset(
-        [
-            "horizon",
-            "target",
-            "asked",
-            "asked_skills",
-            "guidance",
-            "temperature",
-            "sampler",
-            "sampling_steps",
-            "replan_every",
-            "warm_start_steps",
-        ]
-    )
+    acting_settings = frozenset([
+        "horizon", "target", "asked", "asked_skills", "guidance", "temperature", "sampler", "sampling_steps", "replan_every",
+        "warm_start_steps",
+    ])  # fmt: skip
 
     ema_plans: PlanModel
     ema_inverse: InverseDynamics

@@ -196,20 +196,10 @@ def gradient(value: TemporalValue, x: Tensor, time: int) -> Tensor:
 @final
 class Diffuser(Algorithm):
     batch = Windows(32, discount=0.99)
-    acting_settings = frozenset(
-        [
-            "sampler",
-            "sampling_steps",
-            "guide_scale",
-            "guide_unit",
-            "guide_steps",
-            "unguided_steps",
-            "candidates",
-            "replan_every",
-            "warm_start_steps",
-            "goal",
-        ]
-    )
+    acting_settings = frozenset([
+        "sampler", "sampling_steps", "guide_scale", "guide_unit", "guide_steps", "unguided_steps", "candidates", "replan_every",
+        "warm_start_steps", "goal",
+    ])  # fmt: skip
 
     ema_denoiser: TrajectoryModel
     ema_value: TemporalValue

@@ -232,22 +232,10 @@ class PlanningPolicy(Policy):
 @final
 class TrajectoryTransformer(Algorithm):
     batch = Windows(10, discount=0.99)
-    acting_settings = frozenset(
-        [
-            "planning",
-            "beam_width",
-            "horizon",
-            "expansion",
-            "drawn",
-            "action_choices",
-            "observation_choices",
-            "dropped_mass",
-            "context",
-            "slide",
-            "prefix_context",
-            "replan_every",
-        ]
-    )
+    acting_settings = frozenset([
+        "planning", "beam_width", "horizon", "expansion", "drawn", "action_choices", "observation_choices", "dropped_mass",
+        "context", "slide", "prefix_context", "replan_every",
+    ])  # fmt: skip
 
     def __init__(self, config: TrajectoryTransformerConfig, spec: Spec) -> None:
         super().__init__(config, spec)

@@ -27,7 +27,7 @@ def task_of(run: Path, environment: str | None = None) -> RecordedTask:
     if environment not in (None, recorded.get("id")):
         return RecordedTask(str(environment), {}, {})
     if not recorded:
-        raise ConfigError(f"{run}: the run names no environment; give one with --env")
+        raise ConfigError(f"{run}: the run names no environment; give one with --env (in Python: environment=)")
     return RecordedTask(
         str(recorded["id"]), dict(recorded.get("options") or {}), {"reference": (config.get("data") or {}).get("reference")}
     )

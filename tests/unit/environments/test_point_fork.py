@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.data.following import returns_to_go
 from stitchrl.environments.collect import collect
 from stitchrl.environments.make import POINT_FORK, make
 from stitchrl.environments.maze_walls import walls_of
@@ -66,6 +67,11 @@ def test_its_log_has_two_ways_that_share_the_corridor_and_the_best_lead_to_the_l
     assert log.returns()[near].min() > 1.5 * log.returns()[~near].max()
     ids = log.columns["infos/policy_id"][log.offsets[:-1]]
     np.testing.assert_array_equal(ids == 0, near)
+    # where the ways part, what the log went on to earn speaks for the lesser prize: the clock cuts the longer way's
+    to_go = returns_to_go(np.asarray(log.rewards), log.offsets, np.ones(log.episodes, bool), 0.99, "nothing")
+    end = (np.abs(log.observations[:, :2] - [1.5, 1.5]) < [0.1, 0.3]).all(1)
+    steps_ids = log.columns["infos/policy_id"]
+    assert [to_go[end & (steps_ids == i)].mean() for i in (0, 1)] == pytest.approx([33.7, 23.8], abs=0.5)
     # halfway along the corridor nothing tells where a ball came from
     owner = near[np.repeat(np.arange(log.episodes), log.lengths)]
     middle = (np.abs(log.observations[:, 0] - 0.5) < 0.25) & (np.abs(log.observations[:, 1] - 1.5) < 0.5)
