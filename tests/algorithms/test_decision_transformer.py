@@ -81,7 +81,7 @@ def test_the_loss_of_integers_is_the_cross_entropy_of_steps_taken() -> None:
 def test_padding_and_what_comes_later_do_not_matter(spec: Spec) -> None:
     algorithm = made(spec, dropout=0.0)
     batch = window(spec, steps=3)
-    changed = [x.clone() for x in batch]
+    changed = [x.clone() for x in batch if x is not None]
     for x in changed[:3]:  # observations, actions, rewards
         x[:, 3] = 1
     changed[3][:, 3], changed[5] = 77.0, torch.tensor([0, 1, 2, 11]).expand(2, 4)

@@ -14,7 +14,7 @@ from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planner
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import LabelledWindowBatch, WindowBatch
+from stitchrl.core.windows import WindowBatch
 from stitchrl.nn.diffusion import guided
 from stitchrl.nn.planning import held
 
@@ -87,7 +87,7 @@ def test_diffusers_value_learns_the_return_in_deviations_from_the_logs_mean() ->
 
 def test_returns_are_measured_where_something_was_done() -> None:
     states = log([[1.0], [2.0], [3.0]], [1, 1, 0], [0, 0, 0], [6.0, 2.0, 0.0])
-    apart = WindowBatch(*(x[0].unsqueeze(1) for x in states))  # windows of one state
+    apart = WindowBatch(*(x[0].unsqueeze(1) for x in states if x is not None))  # windows of one state
     plain = build(Diffuser, DiffuserConfig(horizon=4, **SMALL), SPEC, 0)
     plain.measure(apart)
     assert (plain.value.returns.mean.item(), plain.value.returns.deviation.item()) == pytest.approx((4, 2))
@@ -162,7 +162,7 @@ def test_skills_are_conditions_that_the_log_labels() -> None:
     kind = DecisionDiffuser.batch_of(config)
     assert (kind.labels, kind.label_count) == ("infos/policy_id", 3)  # type: ignore[attr-defined]
     algorithm = build(DecisionDiffuser, config, SPEC, 0)
-    window = LabelledWindowBatch(*WINDOW, torch.tensor([[2, 0, 0, 0]]))
+    window = WINDOW._replace(labels=torch.tensor([[2, 0, 0, 0]]))
     values, known = algorithm._conditions(window, window.observations, window.present)
     assert values.tolist() == [[-1, -1, 1]] and known.tolist() == [[1, 1, 1]]
     final = window._replace(taken=torch.zeros(1, 4))

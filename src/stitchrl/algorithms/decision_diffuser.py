@@ -21,7 +21,7 @@ from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
 from stitchrl.core.settings import Count, Fraction, Hidden, Natural, NonNegative, Positive, Rate, Share, refuse_changed
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.core.windows import LabelledWindowBatch, WindowBatch, Windows
+from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.denoisers import DiT, TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws, guided, sample
 from stitchrl.nn.mlp import MLP
@@ -315,7 +315,7 @@ class DecisionDiffuser(Algorithm):
         return kept
 
     @torch.no_grad()
-    def _conditions(self, batch: WindowBatch | LabelledWindowBatch, seen: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
+    def _conditions(self, batch: WindowBatch, seen: Tensor, shown: Tensor) -> tuple[Tensor, Tensor]:
         """Two of `[B, M]`: the return from the present state on, as a share, and 1 or -1 for each constraint that is met or not, each skill shown
         or not; and 1 where that is known: not of what would be seen after the clock, nor of a skill where nothing was done."""
         c = self.config
@@ -326,7 +326,7 @@ class DecisionDiffuser(Algorithm):
             within = (x >= low) & (x <= high)
             met = within[:, -1] if c.constrained == "finally" else (within | (shown == 0))[:, 1:].all(1)
             found.append((2 * met.to(shown.dtype) - 1, whole if c.constrained == "finally" else whole | ~met))
-        if isinstance(batch, LabelledWindowBatch):
+        if batch.labels is not None:
             found += [(2 * (batch.labels[:, 0] == skill).to(shown.dtype) - 1, taken) for skill in range(c.skills)]
         values, known = (torch.stack(part, -1) for part in zip(*found, strict=True))
         return values, known.to(values.dtype)

@@ -214,7 +214,7 @@ class DecisionTransformer(Algorithm):
         return {"dropout": Uniform((1,))} if self.config.dropout else {}
 
     def losses(self, batch: WindowBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:  # type: ignore[override]
-        s, a, _, returns_to_go, _, t, taken, _ = batch
+        s, a, _, returns_to_go, _, t, taken, *_ = batch
         tokens = torch.cat([self.model.before_action(returns_to_go, s, t), self.model.of_action(a, t)], 2)  # [B, T, 3, D]
         predicted = self.model.predicted(tokens, noise.get("dropout"))  # [B, T, A] or [B, T, n]
 

@@ -22,7 +22,7 @@ from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Uniform, generator
 from stitchrl.core.settings import Count, Fraction, Natural, NonNegative, Positive, Several, Share
 from stitchrl.core.spec import Discrete, Spec, is_image
-from stitchrl.core.windows import GoalWindowBatch, WindowBatch, Windows
+from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.beam_search import Plans, Search, decode_action, plan_by_likelihood, plan_by_value
 from stitchrl.nn.decoding import CachedDecoder, rows_of
 from stitchrl.nn.discretization import Kind
@@ -259,10 +259,8 @@ class TrajectoryTransformer(Algorithm):
         s, a, r, g = (x[done, 0] for x in (log.observations, log.actions, log.rewards, log.returns_to_go))
         self.model.tokens.measure(s, a, r, g, self.config.discretization)
 
-    def losses(  # type: ignore[override]
-        self, batch: WindowBatch | GoalWindowBatch, noise: Mapping[str, Tensor], due: Due
-    ) -> tuple[Losses, Metrics]:
-        s, a, r, g, terminal, _, taken, present = batch[:8]
+    def losses(self, batch: WindowBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:  # type: ignore[override]
+        s, a, r, g, terminal, _, taken, present, *_ = batch
         c, tokens = self.config, self.model.tokens
         x = torch.cat([tokens.of_observations(s), tokens.of_actions(a), tokens.of_rewards(r), tokens.of_returns(g)], -1)  # [B, T, D]
         ended = (terminal.cumsum(1) - terminal > 0).to(r.dtype)  # [B, T]: after the task's end, and not after the clock's
@@ -271,7 +269,7 @@ class TrajectoryTransformer(Algorithm):
         shown = [torch.maximum(y, ended).unsqueeze(-1) for y in (present, taken, taken, taken)]
         mask = torch.cat([y.expand(-1, -1, n) for y, n in zip(shown, places, strict=True)], -1)  # [B, T, D]; padding is never counted
 
-        goal = self.model.goal_of(batch.goals[:, 0]) if isinstance(batch, GoalWindowBatch) else None
+        goal = None if batch.goals is None else self.model.goal_of(batch.goals[:, 0])
         if goal is None:  # nothing stands before a window's first token
             mask = mask * (torch.arange(mask[0].numel(), device=mask.device) > 0).view(mask.shape[1:])
         logits = self.model.law(x, goal, noise.get("dropout"))  # [B, T, D, V + 1]

@@ -17,7 +17,7 @@ from stitchrl.core.spec import Spec, is_image
 
 
 class WindowBatch(NamedTuple):
-    """`s, a, r, g, terminal, t, taken, present = batch`: B windows of T states."""
+    """`s, a, r, g, terminal, t, taken, present, *_ = batch`: B windows of T states."""
 
     observations: Tensor  # [B, T, *O], int64 [B, T] where discrete, uint8 where images
     actions: Tensor  # [B, T, A], int64 [B, T] where discrete; 0 where nothing was done
@@ -27,34 +27,8 @@ class WindowBatch(NamedTuple):
     timesteps: Tensor  # int64 [B, T], counted from the episode's start
     taken: Tensor  # [B, T]: 1 where an action was done, 0 at an episode's final state and on padding
     present: Tensor  # [B, T]: 1 where a state is, 0 on padding
-
-
-class LabelledWindowBatch(NamedTuple):
-    """`s, a, r, g, terminal, t, taken, present, labels = batch`: the same, and of which kind each step is."""
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    returns_to_go: Tensor
-    terminals: Tensor
-    timesteps: Tensor
-    taken: Tensor
-    present: Tensor
-    labels: Tensor  # int64 [B, T], 0 where nothing was done
-
-
-class GoalWindowBatch(NamedTuple):
-    """`s, a, r, g, terminal, t, taken, present, goals = batch`: the same, and where each step's episode ends."""
-
-    observations: Tensor
-    actions: Tensor
-    rewards: Tensor
-    returns_to_go: Tensor
-    terminals: Tensor
-    timesteps: Tensor
-    taken: Tensor
-    present: Tensor
-    goals: Tensor  # [B, T, *O], as observations: the final state of the episode; 0 on padding
+    labels: Tensor | None = None  # int64 [B, T], of which kind each step is, where asked for; 0 where nothing was done
+    goals: Tensor | None = None  # [B, T, *O], where each step's episode ends, where asked for; 0 on padding
 
 
 @final
@@ -66,7 +40,7 @@ class Windows:
     state is repeated, as if it had waited there. longest: steps of the longest episode whose timesteps can be told apart; a log with a
     longer one is refused. final_states: whether a window may reach an episode's final state, where nothing is done.
     labels: a column of integers, 0 to label_count - 1, that say of which kind each step is. goals: whether each step tells where its episode
-    ends; without labels, and not of images. Of these only `labels` and `goals` matter to `unpack`.
+    ends; not of images. Of these only `labels` and `goals` matter to `unpack`.
     """
 
     length: int = 20
@@ -85,7 +59,7 @@ class Windows:
         goals = {"goals": width(spec.observation)} if self.goals else {}
         return seen | {"actions": width(spec.action)} | dict.fromkeys(told, 1) | goals
 
-    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch | LabelledWindowBatch | GoalWindowBatch:
+    def unpack(self, rows: PackedRows, spec: Spec) -> WindowBatch:
         """Returns the batch in packed `rows [B, T, width]`, or in rows and frames."""
         numbers = rows.numbers if isinstance(rows, FrameRows) else rows
         widths = self.columns(spec)
@@ -94,10 +68,7 @@ class Windows:
         a = unpack_space(columns.pop("actions"), spec.action)
         goals = unpack_space(columns.pop("goals"), spec.observation) if self.goals else None
         r, g, terminal, t, taken, present, *labels = (x.squeeze(-1) for x in columns.values())
-        batch = WindowBatch(s, a, r, g, terminal, t.long(), taken, present)
-        if goals is not None:
-            return GoalWindowBatch(*batch, goals)
-        return LabelledWindowBatch(*batch, labels[0].long()) if labels else batch
+        return WindowBatch(s, a, r, g, terminal, t.long(), taken, present, labels[0].long() if labels else None, goals)
 
 
 def _stacks(rows: FrameRows, spec: Spec) -> Tensor:

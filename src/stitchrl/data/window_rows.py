@@ -61,8 +61,7 @@ class WindowRows(Rows):
         spaced = torch.arange(0, self.padding, -(-self.padding // most), device=self.ends.device)
         starts = torch.cat([self.ends.new_zeros(1), self.ends[:-1]]) + torch.arange(len(self.ends), device=self.ends.device)
         table, position = self.states.gather(torch.unique(torch.cat([spaced, starts])).unsqueeze(-1))
-        batch = self.kind.unpack(gather(table, position, torch.float32), self.spec)
-        return WindowBatch(*batch[: len(WindowBatch._fields)])
+        return self.kind.unpack(gather(table, position, torch.float32), self.spec)
 
 
 def window_rows_of(dataset: Dataset, kind: Windows, transforms: Sequence[Affine], device: torch.device, memory_limit: int) -> WindowRows:

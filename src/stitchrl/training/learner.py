@@ -205,7 +205,7 @@ def measure(copies: Sequence[Algorithm], rows: WindowRows) -> None:
     """Has each seed's algorithm fill its constants from the log."""
     if type(copies[0]).measure is Algorithm.measure:
         return
-    log = WindowBatch(*(x.cpu() for x in rows.sample()))
+    log = WindowBatch._make(None if x is None else x.cpu() for x in rows.sample())
     for copy in copies:
         copy.measure(log)
         for target, source in copy.targets.items():  # still a copy, of its constants too
