@@ -37,7 +37,7 @@ def test_starts_in_its_cell_at_rest_and_repeats_by_seed(fork):
         np.testing.assert_array_equal(seen[2:], 0)
 
 
-@pytest.mark.parametrize(("place", "reward"), [("goal", 1.0), ("lesser", 0.5)])
+@pytest.mark.parametrize(("place", "reward"), [("goal", 1.0), ("lesser", 0.45)])
 def test_each_step_at_a_prize_is_paid_and_none_ends_the_episode(fork, place, reward):
     fork.reset(seed=0)
     ball, centre = fork.unwrapped.point_env, getattr(fork.unwrapped, place)
@@ -63,15 +63,17 @@ def test_its_log_has_two_ways_that_share_the_corridor_and_the_best_lead_to_the_l
     assert (len(log), log.episodes, log.metadata["environment_options"]) == (recipe.steps, recipe.episodes, {})
     begin, reward = log.observations[log.offsets[:-1]], np.maximum.reduceat(log.rewards, log.offsets[:-1])
     near = begin[:, 1] > 0
-    np.testing.assert_array_equal(reward, np.where(near, 0.5, 1.0))  # who starts at S never comes to the goal
-    assert log.returns()[near].min() > 1.5 * log.returns()[~near].max()
+    np.testing.assert_array_equal(reward, np.where(near, np.float32(0.45), np.float32(1)))  # who starts at S never comes to the goal
+    assert log.returns()[near].min() > log.returns()[~near].max()
+    assert [log.returns()[who].mean() for who in (near, ~near)] == pytest.approx([81.0, 63.1], abs=0.5)
     ids = log.columns["infos/policy_id"][log.offsets[:-1]]
     np.testing.assert_array_equal(ids == 0, near)
-    # where the ways part, what the log went on to earn speaks for the lesser prize: the clock cuts the longer way's
-    to_go = returns_to_go(np.asarray(log.rewards), log.offsets, np.ones(log.episodes, bool), 0.99, "nothing")
+    # where the ways part, what was still earned, discounted, speaks for the goal; not discounted, for the lesser prize
     end = (np.abs(log.observations[:, :2] - [1.5, 1.5]) < [0.1, 0.3]).all(1)
     steps_ids = log.columns["infos/policy_id"]
-    assert [to_go[end & (steps_ids == i)].mean() for i in (0, 1)] == pytest.approx([33.7, 23.8], abs=0.5)
+    for discount, expected in ((0.99, [30.4, 37.9]), (1.0, [81.0, 63.1])):
+        to_go = returns_to_go(np.asarray(log.rewards), log.offsets, np.ones(log.episodes, bool), discount, "nothing")
+        assert [to_go[end & (steps_ids == i)].mean() for i in (0, 1)] == pytest.approx(expected, abs=0.5)
     # halfway along the corridor nothing tells where a ball came from
     owner = near[np.repeat(np.arange(log.episodes), log.lengths)]
     middle = (np.abs(log.observations[:, 0] - 0.5) < 0.25) & (np.abs(log.observations[:, 1] - 1.5) < 0.5)
@@ -82,7 +84,7 @@ def test_its_log_has_two_ways_that_share_the_corridor_and_the_best_lead_to_the_l
 def test_its_walls_and_goal_can_be_drawn(fork):
     walls = walls_of(fork, POINT_FORK, {})
     assert walls is not None
-    assert len(walls.walls) == 8 * 7 - 16
+    assert len(walls.walls) == 8 * 7 - 15
     np.testing.assert_array_equal(walls.goal_of(np.zeros(4)), fork.unwrapped.goal)
 
 

@@ -1,12 +1,13 @@
 """Two ways of a ball that share a corridor and part at its end: what must be stitched, in a task of real numbers.
 
 A ball begins at S and is paid while it is at the lesser prize (L) or at the goal (G); logs also begin at B, so far away that who comes
-from there to the goal is paid less in all than who goes from S to the lesser prize:
+from there to the goal is paid less in all than who goes from S to the lesser prize. Where the ways part the goal is worth more: in what
+is still earned from there, discounted by 0.99, too, though the clock cuts it shorter for who came from far:
 
-    S . . . L
+    S       L
     . . . . .
-    .       .
     .       G
+    .
     .
     . . . B
 """
@@ -31,13 +32,13 @@ MAP = [
     [1, 0, 1, 1, 1, 0, 1],
     [1, 0, 0, 0, 0, 0, 1],
     [1, 0, 1, 1, 1, 0, 1],
-    [1, 0, 1, 1, 1, 0, 1],
+    [1, 0, 1, 1, 1, 1, 1],
     [1, 0, 1, 1, 1, 1, 1],
     [1, 0, 0, 0, 0, 1, 1],
     [1, 1, 1, 1, 1, 1, 1],
 ]
-START, OTHER_START, LESSER, GOAL = (1, 1), (6, 4), (1, 5), (4, 5)
-PRIZE, LESSER_PRIZE = 1.0, 0.5  # of a step
+START, OTHER_START, LESSER, GOAL = (1, 1), (6, 4), (1, 5), (3, 5)
+PRIZE, LESSER_PRIZE = 1.0, 0.45  # of a step
 REACH = 0.45  # metres from a prize: gymnasium-robotics'
 _JITTER = 0.25  # metres around a cell's centre, in each direction: gymnasium-robotics' resets
 
@@ -46,7 +47,7 @@ _JITTER = 0.25  # metres around a cell's centre, in each direction: gymnasium-ro
 class PointFork(gymnasium.Env[Array, Array]):
     """Observations float32 `[4]`: x, y in metres, velocities in metres a second; actions `[2]`, forces in [-1, 1].
 
-    The reward is 1 for each step within 0.45 m of the goal, 0.5 of the lesser prize, 0 elsewhere; the clock alone ends an episode. start:
+    The reward is 1 for each step within 0.45 m of the goal, 0.45 of the lesser prize, 0 elsewhere; the clock alone ends an episode. start:
     "task", S, where policies are judged; "other", B.
     """
 
