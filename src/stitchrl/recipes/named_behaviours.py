@@ -38,7 +38,7 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
     if path.parent == SAVED and (game := _game(name)) is not None:
         return saved_policy(path, sampled=sampled, seen=partial(positions, game=game))
     if not path.is_dir():
-        shipped = sorted(p.name for p in SAVED.iterdir()) if SAVED.is_dir() else []
+        shipped = sorted(p.name for p in SAVED.iterdir() if p.is_dir()) if SAVED.is_dir() else []
         raise ConfigError(
             f"behaviour '{name}' is neither random, waypoint, highway-cautious, highway-reckless, pong-medium, pong-expert, a shipped policy "
             f"({', '.join(shipped)}) nor a directory with a saved policy"

@@ -19,6 +19,15 @@ from stitchrl.recipes.named_behaviours import SAVED
 RECORD = Path(__file__).parents[3] / "benchmarks" / "behaviours" / "results.jsonl"
 
 
+def test_beside_the_policies_stands_how_each_was_made() -> None:
+    told = (SAVED / "README.md").read_text(encoding="utf-8")
+    rows = {row["policy"]: row for row in map(json.loads, RECORD.read_text().splitlines())}
+    for path in filter(Path.is_dir, SAVED.iterdir()):
+        row = rows[path.name]
+        line = next(line for line in told.splitlines() if line.startswith(f"| {path.name} |"))
+        assert f"`{row['command']}`" in line and f"{row['return']:,.0f} ±" in line and row["date"][:10] in line, path.name
+
+
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
 def test_every_policy_is_shipped_small_and_its_returns_recorded(task: locomotion_logs.Task) -> None:
     recorded = {row["policy"]: row for row in map(json.loads, RECORD.read_text().splitlines())}
