@@ -1,10 +1,10 @@
-"""How fast a Decision Diffuser plans and what its plans earn, by sampler and number of steps: one trained policy, its sampler changed.
+"""How fast the diffusers plan and what their plans earn, by sampler and number of steps: one trained policy, its sampler changed.
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/speed/planning.py RUN --episodes 10 --chains ddpm:1000 dpm_solver++:20
 
-RUN is a run of decision_diffuser with an environment. Adds a line for each chain to raw/planning.jsonl and writes PLANNING.md from all of them
-(no RUN: only that). Speed: a new plan for each of N environments at every step, processor seconds of one thread, for the machine is shared.
-Score: episodes in which a plan is followed for `--replan-every` steps.
+RUN is a run of decision_diffuser or diffuser with an environment. Adds a line for each chain to raw/planning.jsonl and writes PLANNING.md
+from all of them (no RUN: only that). Speed: a new plan for each of N environments at every step, processor seconds of one thread, for the
+machine is shared. Score: episodes in which a plan is followed for `--replan-every` steps.
 """
 
 from __future__ import annotations
@@ -33,9 +33,6 @@ FOLDER = Path(__file__).parent
 RAW, PAGE = FOLDER / "raw" / "planning.jsonl", FOLDER / "PLANNING.md"
 CHAINS = ("ddpm:1000", "ddpm:100", "ddim:20", "dpm_solver++:20", "dpm_solver++:10", "dpm_solver++:5", "dpm_solver++:20:5")
 LEAST_SECONDS = 0.5  # of a measurement
-ONE_DRAW = [
-    "Scores before 2026-11-22 are of one draw of noise for all plans, as evaluations were then: a sampler's luck, which says little of its quality."
-]
 
 
 def of_chain(words: str) -> dict[str, Any]:
@@ -85,21 +82,38 @@ def measured(run: Path, words: str, environments: list[int], episodes: int, repl
     ).stdout.strip()
     about = {"version": __version__, "commit": commit, "torch": torch.__version__, "machine": platform.processor() or platform.machine()}
     done = max((int(path.name.partition("_")[2]) for path in (run / "checkpoints").glob("step_*")), default=config["training"]["steps"])
-    learned = {"steps": done, "settings": config["settings"], "data": config["data"].get("name")}
+    learned = {"algorithm": config["algorithm"], "steps": done, "settings": config["settings"], "data": config["data"].get("name")}
     return line | {"date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M"), **about, "run": learned}
 
 
 def page(lines: list[dict[str, Any]]) -> str:
-    """Returns the page's text."""
+    """Returns the page's text: a section for each algorithm, of the last line of each chain."""
+    text = [
+        "# Planning speed of the diffusers, by sampler",
+        "",
+        "Written by `benchmarks/speed/planning.py` from raw/planning.jsonl; do not edit. One trained policy each, its sampler changed after",
+        "learning. Actions a processor second, a new plan for each at every step, one thread. The score is the mean over episodes with a 95 %",
+        "interval over them (their number), plans drawn anew and followed for a few steps; 0: random actions, 100: the reference expert.",
+    ]
+    algorithms = dict.fromkeys(line["run"]["algorithm"] for line in lines)
+    for algorithm in algorithms:
+        text += section(algorithm, [line for line in lines if line["run"]["algorithm"] == algorithm])
+    return "\n".join(text) + "\n"
+
+
+def section(algorithm: str, lines: list[dict[str, Any]]) -> list[str]:
+    """Returns the Markdown lines of one algorithm."""
     latest = {line["chain"]: line for line in lines}
     last = lines[-1]
     settings = last["run"]["settings"]
     environments = [int(n) for n in last["actions_per_second"]]
     most = str(environments[-1])
-    base = latest.get(CHAINS[0], lines[0])["actions_per_second"]
+    chains = sorted(latest, key=lambda words: (words not in CHAINS, CHAINS.index(words) if words in CHAINS else 0, words))
+    base = latest[chains[0]]["actions_per_second"]
     rows = []
-    for line in latest.values():
-        sampler, steps, *warm = line["chain"].split(":")
+    for words in chains:
+        line = latest[words]
+        sampler, steps, *warm = words.split(":")
         name = f"{sampler}, {steps} steps" + (f", warm start from {warm[0]}" if warm else "")
         speed = line["actions_per_second"]
         score = "–"
@@ -109,25 +123,18 @@ def page(lines: list[dict[str, Any]]) -> str:
         cells = [f"{speed[str(n)]:,.2f}" if speed[str(n)] < 10 else f"{speed[str(n)]:,.0f}" for n in environments]
         rows.append(f"| {name} | {' | '.join(cells)} | {speed[most] / base[most]:,.1f} | {score} |")
     heads = " | ".join(f"{n} environment{'s' if n > 1 else ''}" for n in environments)
-    return "\n".join(
-        [
-            "# Planning speed of a Decision Diffuser, by sampler",
-            "",
-            "Written by `benchmarks/speed/planning.py` from raw/planning.jsonl; do not edit. One trained policy, its sampler changed after learning.",
-            "Actions a processor second, a new plan for each at every step, one thread. The score is the mean over episodes with a 95 %",
-            f"interval over them (their number), a plan followed for {last['replan_every']} steps; 0: random actions, 100: the reference expert.",
-            *ONE_DRAW * (min(line["date"] for line in latest.values()) < "2026-11-22"),
-            "",
-            f"{last['date']} UTC, {last['machine']}, torch {last['torch']}, stitchrl {last['version']} at {last['commit']}. `{last['run']['data']}`, "
-            f"{last['run']['steps']:,} steps of learning, horizon {settings['horizon']}, width {settings['width']}, "
-            f"{settings['diffusion_steps']:,} steps of diffusion.",
-            "",
-            f"| sampler | {heads} | × {CHAINS[0].replace(':', ', ')} ({most}) | score |",
-            "|---|" + "---:|" * (len(environments) + 2),
-            *rows,
-            "",
-        ]
-    )
+    return [
+        "",
+        f"## {algorithm}",
+        "",
+        f"{last['date']} UTC, {last['machine']}, torch {last['torch']}, stitchrl {last['version']} at {last['commit']}. `{last['run']['data']}`, "
+        f"{last['run']['steps']:,} steps of learning, horizon {settings['horizon']}, width {settings['width']}, "
+        f"{settings['diffusion_steps']:,} steps of diffusion; plans followed for {last['replan_every']} steps.",
+        "",
+        f"| sampler | {heads} | × {chains[0].replace(':', ', ')} ({most}) | score |",
+        "|---|" + "---:|" * (len(environments) + 2),
+        *rows,
+    ]
 
 
 def main() -> None:

@@ -156,7 +156,7 @@ def test_q_learning_is_right_where_everything_was_tried() -> None:
         assert policy_value(mdp, answer["policy"]) == pytest.approx(best[START].max(), abs=1e-9)
 
 
-@pytest.mark.parametrize("name", ["cql", "iql"])
+@pytest.mark.parametrize("name", ["cql", "iql", "bcq"])
 def test_conservative_methods_stitch_the_best_trip_from_two_logs(name: str) -> None:
     mdp = world()
     times = stitched(mdp)
@@ -164,10 +164,22 @@ def test_conservative_methods_stitch_the_best_trip_from_two_logs(name: str) -> N
     settings = {
         "cql": {"critic_learning_rate": 0.01, "conservatism": 1.0},
         "iql": {"learning_rate": 0.01, "expectile": 0.95, "inverse_temperature": 20.0},
+        "bcq": {"learning_rate": 0.01},
     }
     _, found = learned(name, mdp, times, 2500, **settings[name])
     for answer in found:
         assert policy_value(mdp, answer["policy"]) == pytest.approx(best[START, UP], abs=1e-9)
+
+
+@pytest.mark.parametrize(("threshold", "allowed"), [(0.6, (UP, LEFT)), (0.1, (UP, RIGHT, DOWN, LEFT))])
+def test_bcq_finds_the_best_of_the_actions_that_are_likely_enough(threshold: float, allowed: tuple[int, ...]) -> None:
+    mdp = world()
+    times = everything(mdp) * np.array([4, 1, 2, 3])  # shares of the likeliest: up 1, right 1/4, down 1/2, left 3/4
+    best = best_in_support(mdp, np.where(np.isin(np.arange(4), allowed), times, 0))
+    _, found = learned("bcq", mdp, times, 2500, learning_rate=0.01, threshold=threshold)
+    for answer in found:
+        assert policy_value(mdp, answer["policy"]) == pytest.approx(best[START].max(), abs=1e-9)
+        assert answer["q"][START, UP] == pytest.approx(best[START, UP], abs=0.03)
 
 
 def expectile_values(mdp: TabularMDP, times: Array, expectile: float) -> Array:

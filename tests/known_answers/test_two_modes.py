@@ -72,3 +72,20 @@ def test_a_flow_has_both_modes_and_the_policy_stands_off_it_by_the_values_slope(
         assert ((made.abs() - 0.6).abs() < 0.2).float().mean() > 0.65, "most actions lie near a mode"
     # alpha (pi - mu)² - Q is least where pi - mu = Q' / (2 alpha), and here Q = a
     assert (found - cloned).mean().item() == pytest.approx(1 / (2 * distillation), abs=0.04)
+
+
+def test_calibration_keeps_a_conservative_value_above_the_behaviours() -> None:
+    """Both methods go to the better mode, worth 0.6, of a behaviour worth 0; a value below that would be left as soon as others are tried."""
+    rows = log(0.5)
+    rows = DeviceRows(torch.cat([rows, rows[:, 2:3]], 1))  # the return is the reward
+    rates = dict.fromkeys(("actor_learning_rate", "critic_learning_rate", "temperature_learning_rate"), 3e-3)
+    believed = {}
+    for calibrated in (True, False):
+        settings = {"hidden": (32, 32), "conservatism": 20.0, "sampled_actions": 4, "calibrated": calibrated, **rates}
+        learner = learn_rows("cal_ql", algorithms.find("cal_ql")[1](**settings), SPEC, rows, 400, 128)
+        assert (actions(learner) - 0.6).abs().mean() < 0.15
+        with torch.no_grad(), holding(learner.template, learner.parameters_of(0)):
+            value = learner.template.believed_value(STATES)
+        assert value is not None
+        believed[calibrated] = float(value.mean())
+    assert believed[True] > 0.3 and believed[False] < -0.5, believed
