@@ -14,7 +14,7 @@ from stitchrl.core.errors import CheckpointError
 def read_raw(file: Path) -> list[dict[str, Any]]:
     """Returns the lines of a raw file, none where there is no file; a last line torn by a kill is left out.
 
-    `config_hash` is of the settings in the line, whatever it was recorded with. Raises CheckpointError for a line that is none, by its number.
+    `config_hash` is of the settings in the line, whatever it was recorded with. Raises CheckpointError for a line of something else, by its number.
     """
     if not file.exists():
         return []
@@ -32,6 +32,11 @@ def read_raw(file: Path) -> list[dict[str, Any]]:
             if number == len(lines) and not line.endswith("\n"):
                 break
             raise CheckpointError(f"{file}: line {number} is no JSON object; remove the line, and its run is made again")
+        if missing := [name for name in ("dataset", "method", "seed") if name not in row]:
+            raise CheckpointError(
+                f"{file}: line {number} has no {', '.join(missing)}; expected what `stitchrl benchmark run` writes to raw.jsonl. "
+                "Give its directory as --out"
+            )
         if isinstance(row.get("config"), dict):
             row["config_hash"] = settings_hash(row["config"])
         found.append(row)

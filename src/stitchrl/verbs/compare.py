@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,11 @@ def plot(arguments: Sequence[str]) -> int:
     if not a.runs:
         raise ConfigError("stitchrl plot: name at least one run directory")
     from stitchrl.report.plots import plot as draw
+    from stitchrl.report.records_reader import read_run
 
     for file in draw(a.runs, a.to, kind=a.kind):
         print(file)
+    for path in a.runs:
+        if not read_run(path).evaluations:
+            print(f"! {path}: was never evaluated; only its metrics are drawn. Run `stitchrl evaluate {path}`", file=sys.stderr)
     return 0

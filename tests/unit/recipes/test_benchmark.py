@@ -206,14 +206,19 @@ def test_the_newest_settings_count_and_the_page_says_so() -> None:
 def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
     file = tmp_path / "raw.jsonl"
     assert read_raw(file) == []
-    append_raw(file, {"a": 1})
+    one, three = ({"dataset": "d", "method": "m", "seed": seed} for seed in (1, 3))
+    append_raw(file, one)
     file.write_bytes(file.read_bytes() + b'{"b": ')
-    assert read_raw(file) == [{"a": 1}]
-    append_raw(file, {"c": 3})
-    assert read_raw(file) == [{"a": 1}, {"c": 3}] and file.read_text().count("\n") == 2
-    file.write_text('{"a": 1}\nnonsense\n{"c": 3}\n')
-    with pytest.raises(CheckpointError, match="line 2 is no JSON object"):
-        read_raw(file)
+    assert read_raw(file) == [one]
+    append_raw(file, three)
+    assert read_raw(file) == [one, three] and file.read_text().count("\n") == 2
+    for other, told in (
+        ("nonsense", "line 2 is no JSON object"),
+        ('{"seed": 1, "step": 2}', "line 2 has no dataset, method; expected what"),
+    ):
+        file.write_text(f"{json.dumps(one)}\n{other}\n{json.dumps(three)}\n")
+        with pytest.raises(CheckpointError, match=told):
+            read_raw(file)
 
 
 @pytest.mark.parametrize("name", ["smoke", "standard", "full"])
