@@ -2,7 +2,8 @@
 
     OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/goals.py pointmaze/stitch gcbc gciql hiql --steps 60000 --width 128 --seeds 0 1 2
 
-Adds a line for each evaluation to raw/goals.jsonl and writes GOALS.md from all of them (`--table`: only that).
+Adds a line for each evaluation to raw/goals.jsonl and writes GOALS.md from all of them (`--table`: only that). The method `constant` learns
+nothing: one push of the ball for ever, in each of 16 directions.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from control_record import append_row, mean_and_error
 
 HERE = Path(__file__).parent
@@ -51,7 +53,10 @@ def main() -> None:
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
     for method in [] if a.table else a.methods:
-        run(a.log, method, a.steps, a.width, a.seeds, a.every)
+        if method == "constant":
+            push(a.log)
+        else:
+            run(a.log, method, a.steps, a.width, a.seeds, a.every)
     PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
 
 
@@ -109,6 +114,28 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
             print(log, method, seed, step, f"{100 * row['success']:.0f} %", row["tasks"], flush=True)
 
 
+def push(log: str) -> None:
+    """Records the best of 16 directions in which to push a ball for ever: a floor that a policy which knows its way stands above."""
+    from stitchrl import __version__, load
+    from stitchrl.evaluation.rollout import rollout
+
+    environment, began, tried = str(load(log).metadata["environment"]), time.perf_counter(), []
+    for angle in np.arange(16) * np.pi / 8:
+        force = np.array([np.cos(angle), np.sin(angle)]) / max(abs(np.cos(angle)), abs(np.sin(angle)))
+        found = rollout(
+            lambda seen, _, force=force: np.tile(force, (*seen.shape[:2], 1)).astype(np.float32),
+            environment, episodes=EPISODES, seed=10_000, parallel=25, processes=1,
+        ).successes  # fmt: skip
+        assert found is not None
+        tried.append((float(found.mean()), float(np.degrees(angle)), [float(found[0, k::5].mean()) for k in range(5)]))
+    success, angle, tasks = max(tried)
+    row = {"log": log, "method": "constant", "step": 0, "steps": 0, "width": 0, "seed": 0, "episodes": EPISODES, "success": success}
+    row |= {"tasks": tasks, "angle": angle, "tried": tried, "seconds": round(time.perf_counter() - began), "version": __version__}
+    row |= {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv)}
+    append_row(RAW, row)
+    print(log, success, angle, tasks, flush=True)
+
+
 def page(rows: list[dict[str, Any]]) -> str:
     """Returns the Markdown page of the raw lines, seeds put together."""
     last = {(r["log"], r["method"], r["width"], r["step"], r["seed"]): r for r in rows}
@@ -122,6 +149,7 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Share of episodes that reach OGBench's five goals, as many episodes of each; mean ± standard error over seeds, or, of one seed, the share",
         "alone (its error is up to 7 points of 50 episodes, up to 10 of 25). Batches of 256, networks as told, observations standardised, our logs",
         "of 100,000 steps. *published*: OGBench's table, a million steps, four times the batch, networks of 512 × 3, ten times the log.",
+        "`constant`: the best of 16 directions in which to push a ball for ever; what it solves too tells nothing of a method.",
         "",
         "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published |",
         "|---|---|---:|---|---:|---:|---|---:|---|",
@@ -132,7 +160,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        lines.append(f"| `{log}` | {width} × 2 | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
+        networks = f"{width} × 2" if width else "–"
+        lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return "\n".join(lines) + "\n"
 
 

@@ -142,6 +142,7 @@ class Agent:
             scales = [np.broadcast_to(t.scale, size) for t in self.transforms if t.column == "actions"]
             log_scale = float(sum(np.log(np.abs(scale)).sum() for scale in scales))  # of the change of variables
         a = torch.as_tensor(done, device=x.device)
+        a = a.to(next(iter(self.parameters.values())).dtype) if a.is_floating_point() else a
         calls = LogProbabilities(self.policy)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: np.ndarray = self._map(lambda p, o, _: functional_call(calls, p, (o, a)), x, None, prefixed).cpu().numpy()
@@ -169,6 +170,14 @@ class Agent:
         alone.parameters = {name: value[i] for name, value in self.parameters.items()}
         alone._memories = None
         return alone
+
+    def in_double(self) -> Agent:
+        """Returns the same policies computed in float64, drawn numbers too: what processors round otherwise is then far below float32's last bit."""
+        wide = object.__new__(Agent)
+        wide.__dict__.update(self.__dict__)
+        wide.parameters = {name: value.double() for name, value in self.parameters.items()}
+        wide._memories = None
+        return wide
 
     def save(self, directory: Path, *, half: bool = False) -> None:
         """Writes config.json, model.safetensors and normalizers.safetensors into a directory; raises CheckpointError if it cannot.
@@ -219,7 +228,7 @@ class Agent:
         if kind is None:
             return None
         first = next(iter(self.parameters.values()))
-        return torch.stack([kind.draw(1, g)[0] for g in self._generators]).to(first.device, first.dtype)
+        return torch.stack([kind.draw(1, g, first.dtype)[0] for g in self._generators]).to(first.device)
 
     def _policy_of(self, parameters: dict[str, Tensor], observations: Tensor, noise: Tensor | None) -> Tensor:
         actions: Tensor = functional_call(self.policy, parameters, (observations, noise))

@@ -11,6 +11,7 @@ from typing import Any
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.fingerprints import FINGERPRINTS, GYMNASIUM, MUJOCO, ROLLED_OUT
 
 WALKER = "ant-directions"
 REFERENCE = {"random": 0.0, "expert": 1.0}  # the share of episodes that arrive
@@ -36,7 +37,9 @@ def recipes() -> list[DatasetRecipe]:
             reference=REFERENCE,
             make=partial(_make, size, kind, 701 + 10 * i + j),
             megabytes=_STEPS[size] * 153 / 1e6,
-            fingerprint=None,  # a network's actions differ in the last bit between processors
+            fingerprint=FINGERPRINTS.get(f"antmaze/{size}-{kind}"),
+            versions=GYMNASIUM | MUJOCO,
+            revision=ROLLED_OUT,
         )
         for i, (size, (episodes, _, _)) in enumerate(_MAZES.items())
         for j, kind in enumerate(("play", "diverse"))

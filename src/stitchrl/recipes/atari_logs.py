@@ -13,6 +13,7 @@ from functools import partial
 from stitchrl.data.dataset import Dataset
 from stitchrl.environments.atari_positions import GAMES, Game
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.fingerprints import ATARI, FINGERPRINTS, ROLLED_OUT
 
 MIXTURES = {"mixed": {"expert": 0.4, "medium": 0.4, "random": 0.2}, "expert": {"expert": 1.0}}
 _TEXTS = {
@@ -39,8 +40,9 @@ def recipes() -> list[DatasetRecipe]:
             seconds=round(STEPS[game][level] / 500),
             reference=REFERENCES[game],
             make=partial(_make, game, level, 701 + 10 * i + j),
-            # a network's actions differ in the last bit between processors: the hash is that of the first making
-            fingerprint=None,
+            fingerprint=FINGERPRINTS.get(f"{game}/{level}"),
+            versions=ATARI,
+            revision=ROLLED_OUT,
             megabytes=STEPS[game][level] * _BYTES / 1e6,
         )
         for i, game in enumerate(REFERENCES)

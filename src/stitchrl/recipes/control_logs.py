@@ -6,6 +6,7 @@ from functools import partial
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.fingerprints import FINGERPRINTS, GYMNASIUM, ROLLED_OUT
 
 # Mean returns of random actions (500 episodes) and of the shipped expert (100; benchmarks/behaviours/results.jsonl).
 _REFERENCES = {"pendulum": {"random": -1224.3, "expert": -170.3}, "cartpole": {"random": 22.4, "expert": 497.7}}
@@ -16,7 +17,6 @@ _TEXTS = {
     "mixed": "an expert, an agent stopped halfway, and chance, one an episode",
     "expert": "a trained agent, acting with noise: imitation suffices",
 }
-# of CartPole about: an episode's length depends on the last bits of a network's output
 _STEPS = {
     ("pendulum", "medium"): 40_000,
     ("pendulum", "mixed"): 40_000,
@@ -40,8 +40,9 @@ def recipes() -> list[DatasetRecipe]:
             seconds=10,
             reference=_REFERENCES[task],
             make=partial(_make, task, level, 301 + i),
-            # a network's actions differ in the last bit between processors: the hash is that of the first making
-            fingerprint=None,
+            fingerprint=FINGERPRINTS.get(f"{task}/{level}"),
+            versions=GYMNASIUM,
+            revision=ROLLED_OUT,
         )
         for task, environment in _ENVIRONMENTS.items()
         for i, level in enumerate(_MIXTURES)

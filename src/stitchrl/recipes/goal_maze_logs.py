@@ -12,17 +12,16 @@ from typing import TYPE_CHECKING, final
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.antmaze_logs import WALKER
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
+from stitchrl.recipes.fingerprints import FINGERPRINTS, MUJOCO, ROLLED_OUT
 
 if TYPE_CHECKING:
     from stitchrl.environments.goal_walks import Kind, Mover
-
-MUJOCO = "4.0.0"  # other versions may compute other trajectories: then the hash is that of the first making
 
 
 @final
 @dataclass(frozen=True)
 class _Walks:
-    """One log: `episodes` of `steps`. `fingerprint`: None for an ant, whose actions differ in the last bit between processors."""
+    """One log: `episodes` of `steps`."""
 
     body: str  # point, ant
     size: str  # medium, large
@@ -30,7 +29,7 @@ class _Walks:
     episodes: int
     steps: int
     seed: int
-    fingerprint: str | None = None
+    fingerprint: str | None = None  # an ant's, which a network moves: in FINGERPRINTS
 
 
 _LOGS = {
@@ -69,8 +68,9 @@ def recipes() -> list[DatasetRecipe]:
             seconds=15 if walks.body == "point" else 150,
             reference=REFERENCE,
             make=partial(_make, name),
-            fingerprint=walks.fingerprint,
-            versions={"mujoco": MUJOCO, "ogbench": "1.2.2"} if walks.fingerprint else {},
+            fingerprint=walks.fingerprint or FINGERPRINTS.get(name),
+            versions=MUJOCO | {"ogbench": "1.2.2"},
+            revision=1 if walks.body == "point" else ROLLED_OUT,
             megabytes=2.5 if walks.body == "point" else 16,
         )
         for name, walks in _LOGS.items()

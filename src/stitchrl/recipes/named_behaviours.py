@@ -15,6 +15,9 @@ from stitchrl.environments.atari_positions import GAMES, Game, positions
 from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
 
 SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviours/
+# A shipped policy is computed in float64, and what it does and how likely that was is rounded to multiples of these: a processor's own
+# rounding moves it a million times less, so that the built-in logs are the same on every machine.
+ACTION_STEP, LOG_PROBABILITY_STEP = 2.0**-20, 2.0**-16
 
 
 def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False) -> Behaviour:
@@ -50,7 +53,13 @@ def walker(name: str) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a shipped policy's mode as a function of observations `[N, O]`, for behaviours that steer it."""
     from stitchrl.agent import load
 
-    return load(SAVED / name).predict
+    agent = load(SAVED / name).in_double()
+    return lambda observations: rounded(agent.predict(observations), ACTION_STEP)
+
+
+def rounded(values: np.ndarray, step: float) -> np.ndarray:
+    """Returns real numbers as the nearest multiples of a power of two, float32; integers as they are."""
+    return values if values.dtype.kind in "iu" else (np.rint(values.astype(np.float64) / step) * step).astype(np.float32)
 
 
 def _game(name: str) -> Game | None:
@@ -67,6 +76,9 @@ def saved_policy(path: Path, *, sampled: bool = False, seen: Callable[[np.ndarra
 
     agent = load(path)
     agent = agent.of_seed(agent.seeds[0])
+    shipped = path.parent == SAVED
+    if shipped:
+        agent = agent.in_double()
     known = sampled and agent.policy.samples_have_density
 
     def act(observations: np.ndarray, generator: np.random.Generator) -> Any:
@@ -74,7 +86,12 @@ def saved_policy(path: Path, *, sampled: bool = False, seen: Callable[[np.ndarra
         if sampled:  # from the log's own generator, so that a log depends on its seed alone
             agent.seed_acting(int(generator.integers(2**63)))
         actions = agent.predict(observations, sampled=sampled)
+        if shipped:
+            actions = rounded(actions, ACTION_STEP)
+        if not known:
+            return actions
         # of the action as it is logged, so that an estimator that reads the log finds the same number
-        return (actions, agent.log_probabilities(observations, actions)[0]) if known else actions
+        found = agent.log_probabilities(observations, actions)[0]
+        return actions, rounded(found, LOG_PROBABILITY_STEP) if shipped else found
 
     return PolicyBehaviour(act, f"{agent.name} policy {path.name}{' (sampled)' if sampled else ''}")

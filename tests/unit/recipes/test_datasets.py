@@ -63,6 +63,7 @@ def test_a_log_of_trained_agents_holds_what_it_says() -> None:
     assert random == pytest.approx(recipe.reference["random"], abs=5 * 300 / (policies == 2).sum() ** 0.5)
     again = recipe.make()
     assert again.fingerprint() == log.fingerprint()
+    assert dataset_cache.promised(recipe) in (None, log.fingerprint())
 
 
 @pytest.mark.parametrize("name", TABULAR)

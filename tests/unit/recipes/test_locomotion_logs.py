@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -76,3 +79,24 @@ def test_a_replay_of_one_robot_step_by_step(monkeypatch: pytest.MonkeyPatch) -> 
     assert log.metadata["reference"] == {"random": -280.178953, "expert": 12135.0, "source": "D4RL halfcheetah"}
     again = locomotion_logs._make(replace(TASKS[0], medium_steps=1_250, replays=1), "medium-replay")
     assert again.fingerprint() == log.fingerprint()
+
+
+PROGRAM = """
+from dataclasses import replace
+from stitchrl.recipes import locomotion_logs
+locomotion_logs._PARALLEL, locomotion_logs.RANDOM_STEPS = 4, 100
+print(locomotion_logs._make(replace(locomotion_logs.TASKS[0], medium_steps=2_100, replays=1), "medium-replay").fingerprint())
+"""
+# PyTorch, its matrix products and NumPy as on a processor without their widest instructions
+OTHERS = (
+    {"ATEN_CPU_CAPABILITY": "default", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2"},
+    {"ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2", "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR"},
+)
+
+
+def test_a_log_is_the_same_whatever_the_processor_rounds() -> None:
+    found = [
+        subprocess.run([sys.executable, "-c", PROGRAM], env=os.environ | other, check=True, capture_output=True, text=True).stdout
+        for other in ({}, *OTHERS)
+    ]
+    assert len(found[0]) == 65 and len(set(found)) == 1, found

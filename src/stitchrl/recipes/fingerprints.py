@@ -1,0 +1,27 @@
+"""Hashes of the built-in logs that shipped policies roll out, and with which simulators they are promised.
+
+They are the same on every machine, whatever its processor: `named_behaviours` rounds away what networks compute otherwise there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ROLLED_OUT = 2  # revision of these logs: before, actions were float32 as the processor had it
+# other versions may compute other trajectories: then the hash is that of the first making
+GYMNASIUM = {"gymnasium": "1.4.0"}
+MUJOCO = {"mujoco": "4.0.0"}
+ATARI = {"ale-py": "0.12.1"}
+
+FINGERPRINTS: Mapping[str, str] = {
+    "cartpole/expert": "aa88651becddd85c2f2a748857cbbbd2fe666ea2e5f20432ba5cf5e25e267c62",
+    "cartpole/medium": "988e1e1d4b602bf1c6117ec0f60bac9b1982b7970b08e940b56c42c8ff2554c0",
+    "cartpole/mixed": "afb90b0ebf84305cde2dc01a76916df5ee34f2a6d04b38ae3595833b32787d2a",
+    "halfcheetah/medium-replay": "0dcbd0edacd123a2daa8d3205633eaa756fe8ad2cfb9255a8afe621a62a91200",
+    "hopper/medium-expert": "a46841cb5d1c1b43d5670006d0c96a384b4b57ac546d17ea1cb35188b9ce01d2",
+    "hopper/medium-replay": "3eb6cb061da67a689de843fd188ce247eaf8baeface8fa5c5effb26637ddde76",
+    "pendulum/expert": "a34a11ef0314d290672d9ccc1704157e4d4b6204dd1b232d4cfb8ee86222e623",
+    "pendulum/medium": "4d31340b8de34fbaea646949fb098ba665e42d24c1d951f2e8e7a858877f7e63",
+    "pendulum/mixed": "c0da00ce0225eda3804cf6e123112b7f55f503854cebbee6515a075ba3331296",
+    "walker2d/medium-replay": "3dca60d7a60ef874b1e46a5c34f6468a332a4b7ba89d484a928a9fe7745a90b3",
+}
