@@ -7,7 +7,7 @@ bin := $(VENV)/bin
 pip := $(bin)/python -m pip --disable-pip-version-check -qq
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart install test slow check lint format bench docs golden clean
+.PHONY: help quickstart install test slow smoke check lint format bench docs golden clean
 
 help:  ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,10 @@ test: $(VENV)/.test  ## every test but the slow ones
 
 slow: $(VENV)/.test  ## the slow tests: learning on real tasks, coverage of intervals
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 -m slow -q
+
+smoke: $(VENV)/.test  ## the benchmark's smallest suite, minutes: does it all still learn
+	rm -rf runs/smoke
+	$(bin)/stitchrl benchmark run --suite smoke --out runs/smoke
 
 lint: $(VENV)/.test  ## format check, lint, types, import contracts
 	$(bin)/ruff format --check .
