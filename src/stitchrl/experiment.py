@@ -15,6 +15,7 @@ import torch
 from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
+from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import CheckpointError, ConfigError, DivergenceError
 from stitchrl.core.files import write_json
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
@@ -127,7 +128,8 @@ def plan(
         (made.goals, "goals"),
     ):
         check_settings(part, where)
-    check_drawing(made.goals, found.batch, algorithm)
+    # what cannot go on in an environment, of those that learn from single steps, clones
+    check_drawing(made.goals, found.batch, algorithm, clones=isinstance(found.batch, Transitions) and not found.fine_tunes)
     if made.goals.hindsight:
         changed = ("return_range", "reward_scale", "reward_shift", "terminal_reward")
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")

@@ -49,8 +49,11 @@ class GoalDrawing:
     """of steps that end the log's own task: stop, or take them as the clock's, as if the walk could have gone on"""
 
 
-def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str) -> None:
-    """Raises ConfigError for shares that are not 1 together, settings without effect, or an algorithm that cannot learn from such goals."""
+def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str, *, clones: bool = False) -> None:
+    """Raises ConfigError for shares that are not 1 together, settings without effect, or an algorithm that cannot learn from such goals.
+
+    clones: it learns to act alone, and no values.
+    """
     if not drawing.hindsight:
         if isinstance(kind, Goals):
             raise ConfigError(f"goals: hindsight is off, and '{algorithm}' learns from nothing else; leave it out")
@@ -62,6 +65,9 @@ def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str) -> None
         )
     if not (isinstance(kind, Goals) and kind.subgoals):
         refuse_changed(drawing, ("subgoal_steps",), f"with '{algorithm}', which has no subgoals")
+    if clones:
+        values = tuple(field.name for field in fields(drawing) if field.name.startswith("value_"))
+        refuse_changed(drawing, values, f"with '{algorithm}', which learns no values")
     for part in ("value", "actor"):
         shares = [getattr(drawing, f"{part}_{name}") for name in ("current", "future", "random")]
         if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):

@@ -17,6 +17,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.goal_rows import GoalRows, for_pairs, goal_rows_of
 from stitchrl.data.sampling import StreamedRows
 from stitchrl.data.transforms import Affine, standardize_observations
+from stitchrl.experiment import plan
 
 CPU = torch.device("cpu")
 SPEC = Spec(Box((2,)), Box((1,), (-1.0,), (1.0,)))
@@ -179,6 +180,10 @@ def test_drawings_that_cannot_be_meant_are_refused() -> None:
         with pytest.raises(ConfigError, match=f"subgoal_steps is 3, and has no effect with '{name}', which has no subgoals"):
             check_drawing(replace(on, subgoal_steps=3), kind, name)
     check_drawing(replace(on, subgoal_steps=3), Goals(subgoals=True), "hiql")
+    with pytest.raises(ConfigError, match="value_future is 0.8, and has no effect with 'bc', which learns no values"):
+        plan("bc", goals=replace(on, value_current=0.2, value_future=0.8, value_random=0.0))
+    plan("bc", goals=replace(on, actor_future=0.5, actor_random=0.5))
+    plan("iql", goals=replace(on, value_current=0.2, value_future=0.8, value_random=0.0))
     with pytest.raises(ConfigError, match="learns from nothing else"):
         check_drawing(GoalDrawing(), Goals(), "gcivl")
     with pytest.raises(ConfigError, match="more than single steps"):
