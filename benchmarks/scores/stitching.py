@@ -102,6 +102,9 @@ FORK = MAZE | {
         {"steps": 20_000, "batch_size": 256}, {"standardize_observations": True},
     ),
     "cql": ("cql", MAZE["cql"][1], {"steps": 10_000, "batch_size": 128}, {"standardize_observations": True}),
+    "trajectory_transformer": (
+        "trajectory_transformer", MAZE["trajectory_transformer"][1] | {"prefix_context": False}, {"steps": 3_000}, {},
+    ),
     "diffuser": (
         "diffuser",
         {

@@ -165,6 +165,9 @@ def test_the_resolved_settings_are_printed_and_nothing_is_done(
     assert code == 0 and err == "" and lines["algorithm"] == "iql"
     assert settings["expectile"] == 0.6 and settings["inverse_temperature"] == 10.0  # the flag's, and the recipe's
     assert json.loads(lines["preprocessing"])["reward_shift"] == -1.0 and list(tmp_path.iterdir()) == []
+    for more, size in (((), 100), (("--batch-size", 32), 32)):
+        out = told(capsys, "train", "bcq", "--data", "d", "--recipe", "bcq_locomotion", *more, "--print-config")[1]
+        assert json.loads(dict(line.split(": ", 1) for line in out.splitlines())["training"])["batch_size"] == size
 
 
 def test_a_faulty_log_is_told_with_exit_code_1_and_a_sound_one_with_0(

@@ -22,12 +22,13 @@ from stitchrl.experiment import Preprocessing
 @final
 @dataclass(frozen=True)
 class Recipe:
-    """An algorithm with settings and preprocessing that were published together."""
+    """An algorithm with settings, preprocessing and a batch size that were published together."""
 
     algorithm: str
     settings: dict[str, Any] = field(default_factory=dict)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     goals: GoalDrawing | None = None  # None: as the algorithm would draw them
+    batch_size: int = 256
 
 
 def bc_locomotion() -> Recipe:
@@ -93,8 +94,8 @@ def cql_antmaze() -> Recipe:
 
 
 def bc_atari() -> Recipe:
-    """Behaviour cloning from stacked frames: DQN's network (doi:10.1038/nature14236), d3rlpy's learning rate (which takes batches of 100)."""
-    return Recipe("bc", {"hidden": (512,), "learning_rate": 1e-3})
+    """Behaviour cloning from stacked frames: DQN's network (doi:10.1038/nature14236), d3rlpy's learning rate and batches."""
+    return Recipe("bc", {"hidden": (512,), "learning_rate": 1e-3}, batch_size=100)
 
 
 def cql_atari() -> Recipe:
@@ -102,7 +103,7 @@ def cql_atari() -> Recipe:
 
     The paper copies the target network every 2,000 steps; ours follows by 0.005 a step.
     """
-    return Recipe("cql", {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5})
+    return Recipe("cql", {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5}, batch_size=32)
 
 
 def cql_pointmaze() -> Recipe:
@@ -115,14 +116,14 @@ def cql_pointmaze() -> Recipe:
 
 
 def bcq_locomotion() -> Recipe:
-    """BCQ, arXiv:1812.02900, with the settings of the authors' repository, which takes batches of 100: ten candidates, twins of 400 and 300 units."""
+    """BCQ, arXiv:1812.02900, with the settings of the authors' repository: ten candidates, twins of 400 and 300 units, batches of 100."""
     settings = {"sampled_actions": 10, "acting_candidates": 100, "minimum_weight": 0.75, "perturbation_bound": 0.05, "learning_rate": 1e-3}
-    return Recipe("bcq", settings)
+    return Recipe("bcq", settings, batch_size=100)
 
 
 def bcq_discrete() -> Recipe:
-    """Discrete BCQ, arXiv:1910.01708, with what the authors' repository takes for tasks that are not Atari, in batches of 64: threshold 0.3."""
-    return Recipe("bcq", {"threshold": 0.3, "learning_rate": 3e-4, "hidden": (256, 256)})
+    """Discrete BCQ, arXiv:1910.01708, with what the authors' repository takes for tasks that are not Atari: threshold 0.3, batches of 64."""
+    return Recipe("bcq", {"threshold": 0.3, "learning_rate": 3e-4, "hidden": (256, 256)}, batch_size=64)
 
 
 def sac_n() -> Recipe:
@@ -252,8 +253,8 @@ def _rebrac(dataset: str) -> Recipe:
     if dataset.startswith("antmaze/"):
         rates = {"actor_learning_rate": 3e-4, "critic_learning_rate": 5e-5}
         return Recipe("rebrac", settings | rates | {"discount": 0.999}, Preprocessing(reward_scale=100.0))
-    rate = 1e-3 if dataset.startswith(("halfcheetah/", "hopper/", "walker2d/")) else 3e-4
-    return Recipe("rebrac", settings | {"actor_learning_rate": rate, "critic_learning_rate": rate})
+    rate, size = (1e-3, 1024) if dataset.startswith(("halfcheetah/", "hopper/", "walker2d/")) else (3e-4, 256)
+    return Recipe("rebrac", settings | {"actor_learning_rate": rate, "critic_learning_rate": rate}, batch_size=size)
 
 
 def _edac(dataset: str) -> Recipe:

@@ -33,12 +33,12 @@ _ANT = "antmaze/medium-navigate"
 
 def gcbc(log: str = _ANT) -> Recipe:
     """Goal-conditioned behaviour cloning: goals are later states of the episode, whatever the log's kind."""
-    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True))
+    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True), batch_size=1024)
 
 
 def gcivl(log: str = _ANT) -> Recipe:
     """GCIVL: expectile 0.9, inverse temperature 10."""
-    return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=_drawing(log))
+    return Recipe("gcivl", {"expectile": 0.9, "inverse_temperature": 10.0}, goals=_drawing(log), batch_size=1024)
 
 
 def gciql(log: str = _ANT) -> Recipe:
@@ -47,26 +47,26 @@ def gciql(log: str = _ANT) -> Recipe:
         "expectile": 0.9, "actor_loss": "ddpg_bc", "bc_weight": _CLONING[_kind(log)][0], "layer_norm": True, "hidden": (512, 512, 512),
         "actor_schedule": "constant",
     }  # fmt: skip
-    return Recipe("iql", settings, goals=_drawing(log))
+    return Recipe("iql", settings, goals=_drawing(log), batch_size=1024)
 
 
 def hiql(log: str = _ANT) -> Recipe:
     """HIQL: expectile 0.7, both inverse temperatures 3 (10 on explore), subgoals 25 steps ahead, 10 dimensions."""
     sharpness = 10.0 if _kind(log)[1] == "explore" else 3.0
     temperatures = {"high_inverse_temperature": sharpness, "low_inverse_temperature": sharpness}
-    return Recipe("hiql", {"expectile": 0.7, "representation": 10} | temperatures, goals=_drawing(log))
+    return Recipe("hiql", {"expectile": 0.7, "representation": 10} | temperatures, goals=_drawing(log), batch_size=1024)
 
 
 def qrl(log: str = _ANT) -> Recipe:
     """QRL: an interval quasimetric of 512 dimensions, slack 0.05, cloning with weight 0.003 (0.0003 on point mazes, 0.001 on explore)."""
     anywhere = replace(_drawing(log), value_current=0.0, value_future=0.0, value_random=1.0)
-    return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": _CLONING[_kind(log)][1]}, goals=anywhere)
+    return Recipe("qrl", {"latent": 512, "slack": 0.05, "bc_weight": _CLONING[_kind(log)][1]}, goals=anywhere, batch_size=1024)
 
 
 def crl(log: str = _ANT) -> Recipe:
     """CRL: 512 dimensions, the gradient of log Q beside cloning with weight 0.1 (0.03 on point mazes, 0.003 on explore)."""
     later = replace(_drawing(log), value_current=0.0, value_future=1.0, value_random=0.0)
-    return Recipe("crl", {"latent": 512, "bc_weight": _CLONING[_kind(log)][2]}, goals=later)
+    return Recipe("crl", {"latent": 512, "bc_weight": _CLONING[_kind(log)][2]}, goals=later, batch_size=1024)
 
 
 METHODS = (gcbc, gcivl, gciql, hiql, qrl, crl)

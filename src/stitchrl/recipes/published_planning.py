@@ -38,7 +38,7 @@ def diffuser_locomotion() -> Recipe:
         "guide_scale": 0.1, "guide_unit": "returns", "guide_steps": 2, "unguided_steps": 2, "candidates": 64,
         "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
-    return Recipe("diffuser", settings, Preprocessing(terminal_reward=-100.0))
+    return Recipe("diffuser", settings, Preprocessing(terminal_reward=-100.0), batch_size=64)
 
 
 def diffuser_on(dataset: str) -> Recipe:
@@ -62,12 +62,12 @@ def diffuser_pointmaze() -> Recipe:
         "replan_every": 8,
         "target_every": 10,
     }
-    return Recipe("diffuser", settings)
+    return Recipe("diffuser", settings, batch_size=64)
 
 
 def diffuser_small() -> Recipe:
     """Diffuser for a CPU: a tenth of the authors' network, 8 candidates, a plan in 8 steps."""
-    return Recipe("diffuser", _SMALL | {"candidates": 8})
+    return Recipe("diffuser", _SMALL | {"candidates": 8}, batch_size=64)
 
 
 def decision_diffuser_locomotion() -> Recipe:
@@ -79,7 +79,7 @@ def decision_diffuser_locomotion() -> Recipe:
         "horizon": 100, "diffusion_steps": 200, "width": 128, "multipliers": (1, 4, 8), "condition_dropout": 0.25, "guidance": 1.2,
         "target": 0.9, "temperature": 0.5, "hidden": (256, 256), "learning_rate": 2e-4, "target_every": 10,
     }  # fmt: skip
-    return Recipe("decision_diffuser", settings, Preprocessing(terminal_reward=-100.0))
+    return Recipe("decision_diffuser", settings, Preprocessing(terminal_reward=-100.0), batch_size=64)
 
 
 def decision_diffuser_on(dataset: str) -> Recipe:
@@ -94,9 +94,11 @@ def decision_diffuser_on(dataset: str) -> Recipe:
         "horizon": 32, "diffusion_steps": 20, "network": "dit", "width": 320, "depth": 2, "heads": 10, "discount": 0.997, "next_weight": 10.0,
         "temperature": 0.5, "sampler": "ddim", "target_rate": 1e-4, "hidden": (512, 512),
     }  # fmt: skip
-    return Recipe("decision_diffuser", settings | {"target": target, "guidance": guidance}, Preprocessing(terminal_reward=-100.0))
+    told = settings | {"target": target, "guidance": guidance}
+    return Recipe("decision_diffuser", told, Preprocessing(terminal_reward=-100.0), batch_size=64)
 
 
 def decision_diffuser_small() -> Recipe:
     """Decision Diffuser for a CPU: 100 steps of diffusion, sampled in 10, a plan in 8 steps."""
-    return Recipe("decision_diffuser", _SMALL | {"diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10})
+    settings = _SMALL | {"diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10}
+    return Recipe("decision_diffuser", settings, batch_size=64)

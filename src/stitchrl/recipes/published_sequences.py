@@ -23,7 +23,7 @@ _GYM: dict[str, Any] = {
 
 def decision_transformer_locomotion() -> Recipe:
     """Decision Transformer, arXiv:2106.01345, table 8, and the authors' code (batches of 64, 100,000 steps); asks for the log's best."""
-    return Recipe("decision_transformer", dict(_GYM), Preprocessing(standardize_observations=True, observation_epsilon=1e-6))
+    return Recipe("decision_transformer", dict(_GYM), Preprocessing(standardize_observations=True, observation_epsilon=1e-6), batch_size=64)
 
 
 def decision_transformer_on(dataset: str) -> Recipe:
@@ -43,7 +43,7 @@ def decision_transformer_atari() -> Recipe:
         "learning_rate": 6e-4, "weight_decay": 0.1, "betas": (0.9, 0.95), "warmup_steps": 3, "schedule": "cosine", "clip_norm": 1.0,
         "longest_episode": 27_000,
     }  # fmt: skip
-    return Recipe("decision_transformer", settings)
+    return Recipe("decision_transformer", settings, batch_size=128)
 
 
 # What the Trajectory Transformer's authors change for one of D4RL's locomotion logs (config/offline.py of their code).
@@ -77,4 +77,4 @@ def trajectory_transformer_small() -> Recipe:
     """
     told = trajectory_transformer_locomotion()
     small = {"width": 64, "layers": 3, "heads": 4, "beam_width": 32, "horizon": 5, "context": 10, "slide": 5, "warmup_steps": 500}
-    return Recipe(told.algorithm, told.settings | small)
+    return Recipe(told.algorithm, told.settings | small, batch_size=64)

@@ -39,7 +39,7 @@ class Train(Generic[Settings]):
     table: TableSchema = field(default_factory=TableSchema)
     """the same as flags"""
     recipe: str | None = None
-    """published settings as defaults of --settings and --preprocessing"""
+    """published settings as defaults of --settings, --preprocessing, --goals and --batch-size"""
     training: tyro.conf.OmitArgPrefixes[Training] = field(default_factory=Training)
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     goals: GoalDrawing = field(default_factory=GoalDrawing)
@@ -84,12 +84,11 @@ def train(arguments: Sequence[str]) -> int:
 def _train(name: str, rest: list[str]) -> int:
     from stitchrl.recipes import published
 
-    settings, preprocessing, goals = _recipe(name, rest)
-    default = Train(data=tyro.MISSING, settings=settings, preprocessing=preprocessing, goals=goals)
+    default = _defaults(name, rest)
     fitting = sorted(recipe for recipe, make in published.recipes().items() if make().algorithm == name)
     told = f" Recipes: {', '.join(fitting)}." if fitting else ""
     about = f"Train {name} on a fixed log, into a run directory.{told}"
-    a = parse(Train[type(settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
+    a = parse(Train[type(default.settings)], rest, f"{PROG} {name}", about, default=default)  # type: ignore[misc]
     if a.print_config:
         print_config(name, a)
         return 0
@@ -142,15 +141,15 @@ def told_stop(path: Path, result: Any) -> int:
     return 128 + int(result.signal)
 
 
-def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing, GoalDrawing]:
-    """The defaults of settings, preprocessing and goals that `--recipe NAME` or `--recipe=NAME` sets."""
+def _defaults(name: str, rest: list[str]) -> Train[Any]:
+    """The flags that are not given: an algorithm's own, or those that `--recipe NAME` or `--recipe=NAME` sets."""
     from stitchrl.core.settings import read_settings
     from stitchrl.recipes import published
 
     kind, config = algorithms.find(name)
     flag, _, asked = next((word for word in rest if word.partition("=")[0] == "--recipe"), "").partition("=")
     if not flag:
-        return config(), Preprocessing(), drawing_of(kind.batch)
+        return Train(data=tyro.MISSING, settings=config(), goals=drawing_of(kind.batch))
     if not asked:
         asked = next(iter(rest[rest.index(flag) + 1 :]), "") if flag in rest else ""
     if not asked:
@@ -158,7 +157,9 @@ def _recipe(name: str, rest: list[str]) -> tuple[Any, Preprocessing, GoalDrawing
     found = published.recipe(asked)
     if found.algorithm != name:
         raise ConfigError(f"recipe '{asked}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {asked}")
-    return read_settings(config, found.settings, asked), found.preprocessing, found.goals or drawing_of(kind.batch)
+    settings, goals = read_settings(config, found.settings, asked), found.goals or drawing_of(kind.batch)
+    training = Training(batch_size=found.batch_size)
+    return Train(data=tyro.MISSING, settings=settings, training=training, preprocessing=found.preprocessing, goals=goals)
 
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:

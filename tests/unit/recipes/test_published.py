@@ -32,6 +32,16 @@ def test_a_dataset_is_matched_by_its_whole_name() -> None:
         recipe("rebrac:halfcheetah")
 
 
+def test_batches_are_as_large_as_published() -> None:
+    sizes = {
+        "rebrac:halfcheetah/medium": 1024, "rebrac:antmaze/medium-play": 256, "bcq_locomotion": 100, "bcq_discrete": 64, "bc_atari": 100,
+        "cql_atari": 32, "decision_transformer:hopper/medium": 64, "decision_transformer_atari": 128, "diffuser_locomotion": 64,
+        "decision_diffuser:hopper/medium": 64, "trajectory_transformer_locomotion": 256, "iql_locomotion": 256,
+    }  # fmt: skip
+    assert {name: recipe(name).batch_size for name in sizes} == sizes
+    assert {recipe(f"{method}:pointmaze/stitch").batch_size for method in ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")} == {1024}
+
+
 def test_sac_n_is_edac_without_diversity() -> None:
     assert recipe("sac_n:hopper/medium").algorithm == "edac"
     assert recipe("sac_n:hopper/medium").settings == {"ensemble": 500, "diversity": 0.0}
