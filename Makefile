@@ -36,7 +36,7 @@ test: $(VENV)/.test  ## every test but the slow ones
 slow: $(VENV)/.test  ## the slow tests: learning on real tasks, coverage of intervals
 	OMP_NUM_THREADS=1 $(bin)/python -m pytest -n 2 -m slow -q
 
-smoke: $(VENV)/.test  ## the benchmark's smallest suite, minutes: does it all still learn
+smoke: $(VENV)/.test  ## the benchmark's smallest suite, minutes: does every run of it end
 	rm -rf runs/smoke
 	$(bin)/stitchrl benchmark run --suite smoke --out runs/smoke
 

@@ -20,8 +20,9 @@ def page(lines: list[dict[str, Any]]) -> str:
     text = [
         "# Behaviour policies",
         "",
-        "Written by `benchmarks/behaviours/page.py` from results.jsonl there; do not edit. Trained by our own online learners, in float16;",
-        "the built-in logs are rollouts of them. *return*: of the policy that ships, without sampling, mean and standard deviation over episodes.",
+        "Written by `benchmarks/behaviours/page.py` from results.jsonl there; do not edit. Trained by our own online learners (robots' and",
+        "Breakout's are rounded to float16); the built-in logs are rollouts of them. *return*: of the policy that ships, without sampling, mean and",
+        "standard deviation over episodes.",
         "",
         "| policy | environment | return | episodes | made by `python …` | date |",
         "|---|---|---:|---:|---|---|",

@@ -75,7 +75,7 @@ def floor_seconds(network: str, critics: int, diversity: bool) -> float:
 
 
 def measure(network: str, critics: int, diversity: float, steps: int) -> dict[str, Any]:
-    """Returns the raw line of one ensemble: seconds of each step after two that warm up."""
+    """Returns the raw line of one ensemble: seconds of each step after one that warms up."""
     batch, hidden = NETWORKS[network]
     rows = DeviceRows(torch.randn(10_000, row_width(EDAC.batch, SPEC), generator=torch.Generator().manual_seed(0)).clamp(-1, 1))
     settings = Training(steps=1_000, batch_size=batch, compile="off", threads=1)

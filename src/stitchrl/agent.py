@@ -172,7 +172,10 @@ class Agent:
         return alone
 
     def in_double(self) -> Agent:
-        """Returns the same policies computed in float64, drawn numbers too: what processors round otherwise is then far below float32's last bit."""
+        """Returns the same policies computed in float64, drawn numbers too: what processors round otherwise is then far below float32's last bit.
+
+        They draw from the same generators as these.
+        """
         wide = object.__new__(Agent)
         wide.__dict__.update(self.__dict__)
         wide.parameters = {name: value.double() for name, value in self.parameters.items()}

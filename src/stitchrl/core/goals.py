@@ -67,7 +67,8 @@ def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str, *, clon
         refuse_changed(drawing, ("subgoal_steps",), f"with '{algorithm}', which has no subgoals")
     if clones:
         values = tuple(field.name for field in fields(drawing) if field.name.startswith("value_"))
-        refuse_changed(drawing, values, f"with '{algorithm}', which learns no values")
+        alone = () if drawing.actor_spacing == "geometric" else ("discount",)
+        refuse_changed(drawing, (*values, *alone), f"with '{algorithm}', which learns no values")
     for part in ("value", "actor"):
         shares = [getattr(drawing, f"{part}_{name}") for name in ("current", "future", "random")]
         if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):

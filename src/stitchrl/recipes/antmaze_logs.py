@@ -21,7 +21,7 @@ _MAZES: dict[str, tuple[int, int, tuple[tuple[int, int], ...]]] = {
     "medium": (400, 1000, ((1, 1), (2, 6), (5, 1), (6, 5), (6, 6))),
     "large": (500, 1000, ((1, 1), (1, 6), (3, 5), (3, 10), (5, 2), (7, 4), (7, 6), (7, 9))),
 }
-_STEPS = {"umaze": 200_000, "medium": 350_000, "large": 450_000}  # about: a walk's length depends on the last bits of a network's output
+_STEPS = {"umaze": 200_000, "medium": 350_000, "large": 450_000}  # about
 
 
 def recipes() -> list[DatasetRecipe]:

@@ -57,6 +57,7 @@ class Task:
     evaluation_seconds: float = 3.0
     milliseconds: float | None = None  # of a step, whatever the method
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    batch_size: int | None = 256  # None: a method's own
 
     def size(self, method: str) -> Size:
         """Returns what a method learns with here."""
@@ -208,20 +209,21 @@ def _antmaze() -> Suite:
 
 def _full() -> Suite:
     methods = (*MORE_REAL_METHODS, "cql", "edac", "fql")
-    many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200}
+    many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200, "batch_size": None}
     locomotion = [
         Task(f"{task}/{level}", methods, **many)
         for task in (*LOCOMOTION, "ant")
         for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
     ]
     mazes = [Task(f"pointmaze/{size}", methods, **many, evaluation_seconds=6.0) for size in ("umaze", "medium", "large")]
-    ants = [Task(name, methods, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0) for name in _ants("")]
+    ants = [Task(name, methods, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0, batch_size=None) for name in _ants("")]
     sepsis = [
-        Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,)}, 10, 100, 2.0, 1.5) for level in ("mixed", "random")
+        Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,)}, 10, 100, 2.0, 1.5, batch_size=None)
+        for level in ("mixed", "random")
     ]
-    drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0)
+    drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0, batch_size=None)
     goals = [
-        Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=50, evaluation_seconds=60.0)
+        Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=50, evaluation_seconds=60.0, batch_size=None)
         for name in datasets.available()
         if name.startswith(("pointmaze/", "antmaze/")) and name.endswith(("navigate", "stitch", "explore"))
     ]
@@ -279,13 +281,13 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
     _, config = algorithms.find(recipe.algorithm)
     settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
     settings |= size.settings
-    batch: dict[str, Any] = {} if size.batch_size is None else {"batch_size": size.batch_size}
+    batch_size = size.batch_size or task.batch_size or recipe.batch_size
     return plan(
         recipe.algorithm,
         settings=settings,
         seeds=[seed],
         training=Training(
-            steps=count, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1, **batch
+            steps=count, batch_size=batch_size, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1
         ),
         preprocessing=recipe.preprocessing,
         goals=recipe.goals,

@@ -11,7 +11,7 @@ ROLLED_OUT = 2  # revision of these logs: before, actions were float32 as the pr
 # other versions may compute other trajectories: then the hash is that of the first making
 GYMNASIUM = {"gymnasium": "1.4.0"}
 MUJOCO = {"mujoco": "4.0.0"}
-ATARI = {"ale-py": "0.12.1"}
+ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
     "cartpole/expert": "aa88651becddd85c2f2a748857cbbbd2fe666ea2e5f20432ba5cf5e25e267c62",

@@ -73,7 +73,7 @@ def recipes() -> list[DatasetRecipe]:
                     make=partial(_make, task, level),
                     fingerprint=FINGERPRINTS.get(f"{task.name}/{level}"),
                     versions=GYMNASIUM | MUJOCO,
-                    revision=ROLLED_OUT,
+                    revision=1 if level == "random" else ROLLED_OUT,
                     megabytes=steps * task.bytes_per_step / 1e6,
                 )
             )

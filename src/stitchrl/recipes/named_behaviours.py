@@ -16,7 +16,7 @@ from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomB
 
 SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviours/
 # A shipped policy is computed in float64, and what it does and how likely that was is rounded to multiples of these: a processor's own
-# rounding moves it a million times less, so that the built-in logs are the same on every machine.
+# rounding moves it a billion times less, so that the built-in logs are the same on every machine.
 ACTION_STEP, LOG_PROBABILITY_STEP = 2.0**-20, 2.0**-16
 
 

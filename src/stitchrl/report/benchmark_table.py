@@ -199,7 +199,7 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
 
 
 def _several_logs(cells: Cells) -> list[str]:
-    """Tells where methods in one row learned from logs that are not the same, as a recipe's are that another processor rounds otherwise."""
+    """Tells where methods in one row learned from logs that are not the same: of another release, or of a machine that rounds otherwise."""
     told = []
     for dataset, by_method in cells.items():
         logs: dict[str, list[str]] = defaultdict(list)

@@ -275,7 +275,7 @@ def _warnings_of(row: Row) -> list[str]:
     found = [f"{row.label}: {note}" for note in row.run.notes]
     planned = row.run.training.get("steps")
     if row.last is None:
-        found.append(f"{row.label}: was never evaluated; run `stitchrl evaluate`")
+        found.append(f"{row.label}: was never evaluated: trained without an environment (--env); `stitchrl evaluate` prints what it earns")
     elif isinstance(planned, int) and row.last.step < planned:
         found.append(f"{row.label}: last evaluated at step {row.last.step:,} of {planned:,} planned")
     return found

@@ -64,5 +64,5 @@ def plot(arguments: Sequence[str]) -> int:
         print(file)
     for path in a.runs:
         if not read_run(path).evaluations:
-            print(f"! {path}: was never evaluated; only its metrics are drawn. Run `stitchrl evaluate {path}`", file=sys.stderr)
+            print(f"! {path}: was never evaluated; only its metrics are drawn. Train with --env ID for curves", file=sys.stderr)
     return 0

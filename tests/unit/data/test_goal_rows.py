@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from stitchrl import algorithms
 from stitchrl.core.batch import NextActionTransitions, Transitions
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, check_drawing, with_goal, without_goal
@@ -180,6 +181,11 @@ def test_drawings_that_cannot_be_meant_are_refused() -> None:
         with pytest.raises(ConfigError, match=f"subgoal_steps is 3, and has no effect with '{name}', which has no subgoals"):
             check_drawing(replace(on, subgoal_steps=3), kind, name)
     check_drawing(replace(on, subgoal_steps=3), Goals(subgoals=True), "hiql")
+    kinds = {name: algorithms.find(name)[0] for name in algorithms.names()}
+    assert {name for name, kind in kinds.items() if isinstance(kind.batch, Transitions) and not kind.fine_tunes} == {"bc"}, "what clones"
+    with pytest.raises(ConfigError, match="discount is 0.9, and has no effect with 'bc'"):
+        plan("bc", goals=replace(on, discount=0.9))
+    plan("bc", goals=replace(on, discount=0.9, actor_spacing="geometric"))
     with pytest.raises(ConfigError, match="value_future is 0.8, and has no effect with 'bc', which learns no values"):
         plan("bc", goals=replace(on, value_current=0.2, value_future=0.8, value_random=0.0))
     plan("bc", goals=replace(on, actor_future=0.5, actor_random=0.5))

@@ -47,7 +47,7 @@ def window(made: WindowRows, step: int) -> WindowBatch:
     """Returns the window that begins at a step of the log, without the axis of windows."""
     table, position = made.gather(made.states_of(torch.tensor([step])))
     batch = made.kind.unpack(gather(table, position, torch.float32), made.spec)
-    return WindowBatch(*(x[0] for x in batch if x is not None))
+    return WindowBatch._make(None if x is None else x[0] for x in batch)
 
 
 def test_a_window_is_the_steps_of_one_episode_and_then_nothing() -> None:

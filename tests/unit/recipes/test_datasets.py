@@ -15,6 +15,7 @@ from stitchrl.environments.make import ICU_SEPSIS, make, mdp_of, spec_of
 from stitchrl.environments.tasks.tabular import TabularMDP, greedy_policy, policy_value, solve, uniform_policy
 from stitchrl.recipes import dataset_cache
 from stitchrl.recipes.datasets import available, load
+from stitchrl.recipes.fingerprints import FINGERPRINTS
 from stitchrl.recipes.pointmaze_logs import environment_options
 
 TABULAR = [name for name in available() if name.startswith(("gridworld/", "icu-sepsis/"))]
@@ -198,6 +199,12 @@ def test_the_shipped_log_is_the_one_that_would_be_made(tmp_path: Path, cache: Pa
 
 
 @pytest.mark.slow
+def test_every_promised_hash_of_a_network_s_log_is_one_of_a_recipe() -> None:
+    assert FINGERPRINTS.keys() <= available().keys()
+    for name, fingerprint in FINGERPRINTS.items():
+        assert available()[name].fingerprint == fingerprint and len(fingerprint) == 64
+
+
 def test_the_maze_log_is_the_one_promised_for_this_mujoco() -> None:
     log = load("pointmaze/umaze")
     assert dataset_cache.promised(available()["pointmaze/umaze"]) in (None, log.fingerprint())
