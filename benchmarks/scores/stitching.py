@@ -168,9 +168,9 @@ def run(log: str, method: str, seeds: int, episodes: int) -> None:
     reference = reference_for(environment, dataset.metadata)
     assert reference is not None
     told: dict[str, Any] = {
-        "log": log, "log_score": float(np.mean(normalized_score(dataset.returns(), reference))), "episodes": episodes, "settings": settings,
-        "training": training, "preprocessing": preprocessing, "training_seconds": round(learned), "version": __version__,
-        "torch": torch.__version__, "command": " ".join(sys.argv),
+        "log": log, "log_sha256": dataset.fingerprint(), "log_score": float(np.mean(normalized_score(dataset.returns(), reference))),
+        "episodes": episodes, "settings": settings, "training": training, "preprocessing": preprocessing,
+        "training_seconds": round(learned), "version": __version__, "torch": torch.__version__, "command": " ".join(sys.argv),
     }  # fmt: skip
     for name, changes in {method: {}, **OTHERWISE.get(method, {})}.items():
         learner.template.config = replace(made.settings, **changes)
@@ -197,9 +197,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         f"Written by `benchmarks/scores/stitching.py` from raw/stitching.jsonl ({max(r['date'][:10] for r in rows)}); do not edit.",
         "Normalised scores: 0 is random actions, 100 the best policy there is (in the mazes: a controller that knows the goal, which a policy may",
         "outrun). IQM over seeds, and a 95 % bootstrap interval over seeds and episodes (over seeds alone in `pointmaze/umaze`).",
-        "The log's own score is its episodes' mean; no episode of it took the best way. On `pointmaze/fork` 56 is the lesser prize, where all logged",
-        "ways from the start lead. Rows of planners made with one draw of noise for all steps, and of greedy decoding that was drawn, are in",
-        "raw/stitching_before.jsonl.",
+        "The log's own score is its episodes' mean; no episode of it took the best way. On `pointmaze/fork` 45 is the lesser prize, where all logged",
+        "ways from the start lead. raw/stitching_before.jsonl has rows of planners made with one draw of noise for all steps, of greedy decoding",
+        "that was drawn, and of the fork's first map.",
         "",
         "| log | its own score | method | score | seeds | seconds of training, all seeds |",
         "|---|---:|---|---:|---:|---:|",
