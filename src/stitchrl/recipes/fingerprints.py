@@ -14,12 +14,18 @@ MUJOCO = {"mujoco": "4.0.0"}
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "breakout/expert": "05cdf5ac571062c962ee2cb96f3c253c7079057250026f06e86b553466a9e1bc",
+    "breakout/mixed": "568f52fda3de3a5e4ece9646e51b38450e8f8143b73a828536de9b459e67197f",
     "cartpole/expert": "aa88651becddd85c2f2a748857cbbbd2fe666ea2e5f20432ba5cf5e25e267c62",
     "cartpole/medium": "988e1e1d4b602bf1c6117ec0f60bac9b1982b7970b08e940b56c42c8ff2554c0",
     "cartpole/mixed": "afb90b0ebf84305cde2dc01a76916df5ee34f2a6d04b38ae3595833b32787d2a",
     "halfcheetah/medium-replay": "0dcbd0edacd123a2daa8d3205633eaa756fe8ad2cfb9255a8afe621a62a91200",
+    "halfcheetah/random": "5a222cfae059364ecd1b6cec891209ebc415742f0b227a1ef1af88738175dd65",
+    "hopper/expert": "51ba62ce88a4dd91616034ad84a5a603ace8bfcfd05d3989d9db1d7984b0594c",
+    "hopper/medium": "bcd6e59e62d99de9e93f63fdac104f032c4b2b3af840b31b5caf67350453206d",
     "hopper/medium-expert": "a46841cb5d1c1b43d5670006d0c96a384b4b57ac546d17ea1cb35188b9ce01d2",
     "hopper/medium-replay": "3eb6cb061da67a689de843fd188ce247eaf8baeface8fa5c5effb26637ddde76",
+    "hopper/random": "16fcb0816355edb9fdb35b379bea46ec1ede80d8b0302517403dc618d40364b4",
     "pendulum/expert": "a34a11ef0314d290672d9ccc1704157e4d4b6204dd1b232d4cfb8ee86222e623",
     "pendulum/medium": "4d31340b8de34fbaea646949fb098ba665e42d24c1d951f2e8e7a858877f7e63",
     "pendulum/mixed": "c0da00ce0225eda3804cf6e123112b7f55f503854cebbee6515a075ba3331296",
