@@ -6,6 +6,7 @@ scale it was trained with, without which it cannot be loaded). Nothing is unpick
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
@@ -142,7 +143,7 @@ class Agent:
             scales = [np.broadcast_to(t.scale, size) for t in self.transforms if t.column == "actions"]
             log_scale = float(sum(np.log(np.abs(scale)).sum() for scale in scales))  # of the change of variables
         a = torch.as_tensor(done, device=x.device)
-        a = a.to(next(iter(self.parameters.values())).dtype) if a.is_floating_point() else a
+        a = a.to(self._parameter.dtype) if a.is_floating_point() else a
         calls = LogProbabilities(self.policy)
         prefixed = {f"policy.{k}": v for k, v in self.parameters.items()}
         result: np.ndarray = self._map(lambda p, o, _: functional_call(calls, p, (o, a)), x, None, prefixed).cpu().numpy()
@@ -164,8 +165,7 @@ class Agent:
         if len(self.seeds) == 1:
             return self
         i = self.seeds.index(seed)
-        alone = object.__new__(Agent)
-        alone.__dict__.update(self.__dict__)
+        alone = copy.copy(self)
         alone.seeds, alone._generators = (seed,), [self._generators[i]]
         alone.parameters = {name: value[i] for name, value in self.parameters.items()}
         alone._memories = None
@@ -176,8 +176,7 @@ class Agent:
 
         They draw from the same generators as these.
         """
-        wide = object.__new__(Agent)
-        wide.__dict__.update(self.__dict__)
+        wide = copy.copy(self)
         wide.parameters = {name: value.double() for name, value in self.parameters.items()}
         wide._memories = None
         return wide
@@ -209,9 +208,14 @@ class Agent:
         except OSError as error:
             raise CheckpointError(f"{directory}: the policy could not be written ({error.strerror})") from error
 
+    @property
+    def _parameter(self) -> Tensor:
+        """Any of the parameters: all are on one device, of one type."""
+        return next(iter(self.parameters.values()))
+
     def _observations(self, observations: np.ndarray) -> Tensor:
         seeds, count = observations.shape[:2]
-        device = next(iter(self.parameters.values())).device
+        device = self._parameter.device
         check_observations(observations, self.spec.observation, len(self.seeds))
         if isinstance(self.spec.observation, Discrete):
             return _tensor(np.asarray(observations, dtype=np.int64), device)
@@ -219,7 +223,7 @@ class Agent:
             return _tensor(np.ascontiguousarray(observations, dtype=np.uint8), device)
         flat = np.asarray(observations, dtype=np.float32).reshape(seeds * count, *self.spec.observation.shape)
         x = apply(self.transforms, "observations", flat).reshape(observations.shape)
-        return _tensor(np.ascontiguousarray(x), device).to(next(iter(self.parameters.values())).dtype)
+        return _tensor(np.ascontiguousarray(x), device).to(self._parameter.dtype)
 
     def _most_at_once(self) -> int:
         """How many observations to draw actions for together: a policy that chooses among candidates takes thousands of numbers for each."""
@@ -230,8 +234,7 @@ class Agent:
         kind = self.policy.noise(count)
         if kind is None:
             return None
-        first = next(iter(self.parameters.values()))
-        return torch.stack([kind.draw(1, g, first.dtype)[0] for g in self._generators]).to(first.device)
+        return torch.stack([kind.draw(1, g, self._parameter.dtype)[0] for g in self._generators]).to(self._parameter.device)
 
     def _policy_of(self, parameters: dict[str, Tensor], observations: Tensor, noise: Tensor | None) -> Tensor:
         actions: Tensor = functional_call(self.policy, parameters, (observations, noise))
@@ -258,7 +261,7 @@ class Agent:
         if rewards is None and self.policy.reads_rewards and not self._began.all():
             raise DataError(f"a policy of '{self.name}' must be told what its last actions earned: act(observations, rewards)")
         earned = np.zeros(grid, np.float32) if rewards is None else self._earned(np.asarray(rewards, np.float32), grid)
-        r = torch.as_tensor(np.where(self._began, 0, earned), device=x.device).to(next(iter(self.parameters.values())).dtype)
+        r = torch.as_tensor(np.where(self._began, 0, earned), device=x.device).to(self._parameter.dtype)
         calls, found = NextStep(self.policy), []
         for i in range(grid[0]):
             parameters = {f"policy.{k}": v for k, v in self._own(i).items()}

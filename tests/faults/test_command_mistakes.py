@@ -226,7 +226,8 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
     for file in do("plot", "a", "b", "--to", "plots").splitlines():
         assert (tmp_path / file).stat().st_size > 1_000
     do("train", "bc", "--data", "converted", "--run", "c", "--env", "none", "--steps", 20, "--batch-size", 16, "--log-every", 20)
-    assert "! c: was never evaluated; only its metrics are drawn" in stitchrl(tmp_path, "plot", "c", "--to", "plots").succeeded().err
+    assert "! c: was never evaluated; only its metrics are drawn" in stitchrl(tmp_path, "plot", "c").succeeded().err
+    assert (tmp_path / "plots" / "metrics.svg").stat().st_size > 1_000
     behaviour = do("data", "collect", "CartPole-v1", "--to", "second.npz", "--episodes", 2, "--behaviour", "a", "random", "--epsilon", 0.1)
     assert "in 2 episodes" in behaviour
 

@@ -29,7 +29,7 @@ class Compare:
 @dataclass(frozen=True)
 class Plot:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    to: Path
+    to: Path = Path("plots")
     """a directory, or a .png or .svg file with --kind"""
     kind: Literal["curves", "scores", "profiles"] | None = None
     """None: all"""
