@@ -23,26 +23,62 @@ Activation = Literal["relu", "gelu"]
 
 
 @final
-@dataclass(frozen=True)
-class Cache:
-    """Keys and values of the positions so far, `[layers, B, H, length, D / H]` each, of which `used` are filled.
+@dataclass
+class Level:
+    """Keys and values `[2, layers, N G, H, length, D / H]` of successive positions, `used` of them, each for a group of rows side by side."""
 
-    `extend` writes into the buffers and returns a Cache that holds them: the one it was given is spent.
-    """
-
-    keys: Tensor
-    values: Tensor
+    held: Tensor
+    groups: int
     used: int = 0
 
 
-def select(cache: Cache, index: Tensor) -> Cache:
-    """Returns a cache whose batch is the rows at `index [B']` of this one's, any of them as often as wanted: how beams are kept or split."""
-    buffers = []
-    for held in (cache.keys, cache.values):
-        chosen = held.new_empty((held.shape[0], len(index), *held.shape[2:]))
-        chosen[:, :, :, : cache.used] = held[:, :, :, : cache.used].index_select(1, index)
-        buffers.append(chosen)
-    return Cache(buffers[0], buffers[1], cache.used)
+@final
+class Cache:
+    """Keys and values of N sequences, each with `rows` continuations, as a tree: what rows have in common is held once.
+
+    A past is held for all rows of its sequence, a beam's history for all that it was split into; a row's query looks through every level.
+    `extend` writes into it.
+    """
+
+    def __init__(self, length: int) -> None:
+        """length: how many positions there can be, from the first to a row's last."""
+        self.length, self.rows = length, 1
+        self.levels: list[Level] = []
+
+    @property
+    def used(self) -> int:
+        """How many positions each row has."""
+        return sum(level.used for level in self.levels)
+
+    def split(self, times: int) -> None:
+        """Each row goes on as several, side by side."""
+        self.rows *= times
+
+    def select(self, index: Tensor) -> None:
+        """Keeps the rows at `index [N, R']` of each sequence, any of them as often as wanted: how beams are dropped and doubled."""
+        shared, apart = ([level for level in self.levels if (level.groups == 1) is whole] for whole in (True, False))
+        if apart:  # what is no longer shared in blocks becomes one level, a group for each row
+            length = self.length - sum(level.used for level in shared)
+            two, layers, _, heads, _, size = apart[0].held.shape
+            kept = Level(apart[0].held.new_empty(two, layers, index.numel(), heads, length, size), index.shape[1])
+            first = torch.arange(len(index), device=index.device).unsqueeze(1)
+            for level in apart:
+                group = (first * level.groups + index // (self.rows // level.groups)).flatten()
+                stop = kept.used + level.used
+                kept.held[..., kept.used : stop, :] = level.held[..., : level.used, :].index_select(2, group)
+                kept.used = stop
+            self.levels = [*shared, kept]
+        self.rows = index.shape[1]
+
+    def room(self, positions: int, shape: tuple[int, int, int, int], like: Tensor) -> Level:
+        """Returns the level of all rows as they are now, with room for as many more positions; shape: layers, N, H, D / H."""
+        if self.used + positions > self.length:
+            told = f"{self.used} positions are in a cache of {self.length} and {positions} were to follow"
+            raise ValueError(f"{told}; make it longer")
+        if not self.levels or self.levels[-1].groups != self.rows:
+            layers, sequences, heads, size = shape
+            self.levels.append(Level(like.new_empty(2, layers, sequences * self.rows, heads, self.length - self.used, size), self.rows))
+        return self.levels[-1]
 
 
 @final
@@ -124,33 +160,31 @@ class Transformer(nn.Module):
         result: Tensor = self.norm(x)
         return result
 
-    def empty_cache(self, batch: int, length: int) -> Cache:
-        """Returns a cache for `batch` sequences of at most `length` positions."""
-        block = self.blocks[0]
-        assert isinstance(block, Block)
-        weight = block.to_query.weight
-        shape = (len(self.blocks), batch, block.heads, length, weight.shape[0] // block.heads)
-        return Cache(weight.new_empty(shape), weight.new_empty(shape))
+    def extend(self, x: Tensor, cache: Cache, at: slice | None = None) -> Tensor:
+        """Returns outputs `[N R, T, D]` of tokens that follow what the cache holds of each row, as `forward` of all gives them, or at some alone.
 
-    def extend(self, x: Tensor, cache: Cache) -> tuple[Tensor, Cache]:
-        """Returns outputs `[B, t, D]` of t tokens that follow what the cache holds, as `forward` of all gives them, and the longer cache.
-
-        No dropout, no gradients: it writes in place. Raises ValueError where the cache is too short, or the transformer not causal.
+        No dropout, no gradients: keys and values are written in place. Raises ValueError where the cache is too short, or the transformer not
+        causal.
         """
-        used, most = cache.used + x.shape[1], cache.keys.shape[3]
-        if not self.causal or used > most:
-            told = f"{cache.used} positions are in a cache of {most} and {x.shape[1]} were to follow"
-            raise ValueError(f"{told}; make it longer" if self.causal else "only a causal transformer can be extended: others look ahead")
-        visible = None if x.shape[1] == 1 else _visible(x.shape[1], used, x.device)
+        if not self.causal:
+            raise ValueError("only a causal transformer can be extended: others look ahead")
+        first, new = self.blocks[0], x.shape[1]
+        assert isinstance(first, Block)
+        shape = (len(self.blocks), len(x) // cache.rows, first.heads, x.shape[-1] // first.heads)
+        top = cache.room(new, shape, first.to_query.weight)
+        start, top.used = top.used, top.used + new
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             normalised = block.attention_norm(x)
-            cache.keys[i, :, :, cache.used : used], cache.values[i, :, :, cache.used : used] = block.keys_and_values(normalised)
-            query = block.heads_of(block.to_query(normalised))
-            keys, values = cache.keys[i, :, :, :used], cache.values[i, :, :, :used]
-            x = x + block.merged(functional.scaled_dot_product_attention(query, keys, values, visible))
+            top.held[0, i, :, :, start : top.used], top.held[1, i, :, :, start : top.used] = block.keys_and_values(normalised)
+            visible = None if new == 1 else _visible(new, new, x.device)
+            if at is not None and i == len(self.blocks) - 1:
+                x, normalised = x[:, at], normalised[:, at]
+                visible = None if visible is None else visible[at]
+            x = x + block.merged(_found(block.heads_of(block.to_query(normalised)), cache, i, visible))
             x = x + block.fed(x)
-        return self.norm(x), Cache(cache.keys, cache.values, used)
+        result: Tensor = self.norm(x)
+        return result
 
     def _dropped(self, x: Tensor, key: Tensor | None, place: int) -> Tensor:
         return x if key is None else dropout(x, self.dropout, key, place)
@@ -166,6 +200,29 @@ class Transformer(nn.Module):
         if visible is not None:
             scores = scores.masked_fill(~visible, -torch.inf)
         return self._dropped(scores.softmax(-1), key, place) @ values
+
+
+def _found(query: Tensor, cache: Cache, layer: int, visible: Tensor | None) -> Tensor:
+    """What queries `[N R, H, t, D / H]` find in all levels; visible `[t, new]`: which of the newest positions each may look at."""
+    query = query / math.sqrt(query.shape[-1])
+    held = [level.held[:, layer, :, :, : level.used] for level in cache.levels]
+    together = [cache.rows // level.groups for level in cache.levels]
+    scores = torch.cat([_apart(_together(query, n) @ keys.mT, n) for (keys, _), n in zip(held, together, strict=True)], -1)
+    if visible is not None:
+        scores[..., scores.shape[-1] - visible.shape[1] :].masked_fill_(~visible, -torch.inf)
+    weights = scores.softmax(-1).split([level.used for level in cache.levels], -1)
+    found = [_apart(_together(weight, n) @ values, n) for weight, (_, values), n in zip(weights, held, together, strict=True)]
+    return sum(found[1:], found[0])
+
+
+def _together(x: Tensor, rows: int) -> Tensor:
+    """`[G, H, rows t, …]` from `[G rows, H, t, …]`: rows that look at the same keys are one matrix."""
+    return x if rows == 1 else x.unflatten(0, (-1, rows)).transpose(1, 2).flatten(2, 3)
+
+
+def _apart(x: Tensor, rows: int) -> Tensor:
+    """The inverse of `_together`."""
+    return x if rows == 1 else x.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def _visible(queries: int, positions: int, device: torch.device) -> Tensor:

@@ -10,7 +10,7 @@ from torch.func import functional_call, stack_module_state, vmap
 from torch.nn import functional
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.nn.transformer import Transformer, select
+from stitchrl.nn.transformer import Cache, Transformer
 
 
 def made(seed: int = 0, width: int = 8, layers: int = 2, heads: int = 2, **settings: object) -> Transformer:
@@ -72,42 +72,55 @@ def test_without_causality_every_output_depends_on_every_input() -> None:
     changed[:, 3, 0] += 1.0
     assert bool(((t(changed) - t(x)).abs().amax((0, 2)) > 1e-6).all())
     with pytest.raises(ValueError, match="only a causal transformer"):
-        t.extend(x, t.empty_cache(1, 4))
+        t.extend(x, Cache(4))
 
 
 @pytest.mark.parametrize("pieces", [[1] * 9, [9], [4, 1, 3, 1], [2, 7]])
 @torch.inference_mode()
 def test_with_a_cache_it_is_what_it_is_without(pieces: list[int]) -> None:
     t, x = made(width=12, heads=3, layers=3), tokens(4, 9, 12)
-    cache, out, start = t.empty_cache(4, 11), [], 0
+    cache, out, start = Cache(11), [], 0
     for size in pieces:
-        y, cache = t.extend(x[:, start : start + size], cache)
+        out.append(t.extend(x[:, start : start + size], cache))
         start += size
-        out.append(y)
         assert cache.used == start
     assert (torch.cat(out, 1) - t(x)).abs().max() < 1e-5
+    last, again = Cache(9), Cache(9)
+    t.extend(x[:, :3], last), t.extend(x[:, :3], again)
+    assert (t.extend(x[:, 3:], last, slice(-1, None)) - t.extend(x[:, 3:], again)[:, -1:]).abs().max() < 1e-5
 
 
 @torch.inference_mode()
 def test_a_cache_that_is_too_short_is_refused() -> None:
-    t = made()
-    _, cache = t.extend(tokens(1, 3, 8), t.empty_cache(1, 4))
+    t, cache = made(), Cache(4)
+    t.extend(tokens(1, 3, 8), cache)
     with pytest.raises(ValueError, match="3 positions are in a cache of 4 and 2 were to follow"):
         t.extend(tokens(1, 2, 8), cache)
 
 
 @torch.inference_mode()
-def test_beams_are_chosen_dropped_and_doubled() -> None:
-    t, x, more = made(), tokens(3, 5, 8), tokens(4, 2, 8) * 2
-    _, cache = t.extend(x, t.empty_cache(3, 8))
-    beams = torch.tensor([2, 0, 0, 2])
-    chosen = select(cache, beams)
-    assert chosen.used == 5 and chosen.keys.shape == (2, 4, 2, 8, 4)
-    out, _ = t.extend(more, chosen)
-    assert (out - t(torch.cat([x[beams], more], 1))[:, 5:]).abs().max() < 1e-5
+def test_beams_are_split_chosen_dropped_and_doubled() -> None:
+    t, cache = made(), Cache(9)
+    past, first, second, third = tokens(2, 3, 8), tokens(6, 1, 8) * 2, tokens(6, 2, 8) * 3, tokens(8, 1, 8)
+    t.extend(past, cache)
+    cache.split(3)
+    rows = torch.cat([past.repeat_interleave(3, 0), first], 1)
+    assert (t.extend(first, cache) - t(rows)[:, 3:]).abs().max() < 1e-5
+    rows = torch.cat([rows, second], 1)
+    assert (t.extend(second, cache) - t(rows)[:, 4:]).abs().max() < 1e-5
+    assert [level.held.shape[2] for level in cache.levels] == [2, 6], "the past is held once for three rows"
+    index = torch.tensor([[2, 0, 0, 2], [1, 1, 1, 0]])
+    cache.select(index)
+    rows = torch.cat([rows.unflatten(0, (2, 3))[[[0], [1]], index].flatten(0, 1), third], 1)
     # the two copies of a beam are apart: what one writes the other does not see
-    again, _ = t.extend(tokens(3, 1, 8), cache)
-    assert (again - t(torch.cat([x, tokens(3, 1, 8)], 1))[:, 5:]).abs().max() < 1e-5
+    assert (t.extend(third, cache) - t(rows)[:, 6:]).abs().max() < 1e-5
+    cache.split(2)
+    rows = torch.cat([rows.repeat_interleave(2, 0), tokens(16, 1, 8)], 1)
+    assert (t.extend(tokens(16, 1, 8), cache) - t(rows)[:, 7:]).abs().max() < 1e-5
+    cache.select(torch.tensor([[5], [0]]))
+    rows = torch.cat([rows.unflatten(0, (2, 8))[[0, 1], [5, 0]], tokens(2, 1, 8)], 1)
+    assert (t.extend(tokens(2, 1, 8), cache) - t(rows)[:, 8:]).abs().max() < 1e-5
+    assert cache.used == 9 and cache.rows == 1
 
 
 @pytest.mark.parametrize(("at", "key"), [(slice(1, None, 3), None), (slice(-1, None), None), (slice(1, None, 3), 0.5)])
