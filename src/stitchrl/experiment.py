@@ -24,6 +24,7 @@ from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, refuse_changed, to_json
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.core.version import VERSION
+from stitchrl.core.windows import Windows
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.finite_values import check_finite, check_rewards
@@ -55,6 +56,8 @@ class Preprocessing:
     reward_scale: float = 1.0
     reward_shift: float = 0.0
     """r * scale + shift"""
+    reward_bound: Positive | None = None
+    """rewards beyond this size, in the log's units, are cut to it (Atari: 1)"""
     terminal_reward: float | None = None
     """what a step that ends the task earns, in place of the log's reward and in its units (Trajectory Transformer on locomotion: -100)"""
     actions_outside: Literal["refuse", "clip", "keep"] = "refuse"
@@ -131,8 +134,12 @@ def plan(
     # what cannot go on in an environment, of those that learn from single steps, clones
     check_drawing(made.goals, found.batch, algorithm, clones=isinstance(found.batch, Transitions) and not found.fine_tunes)
     if made.goals.hindsight:
-        changed = ("return_range", "reward_scale", "reward_shift", "terminal_reward")
+        changed = ("return_range", "reward_scale", "reward_shift", "reward_bound", "terminal_reward")
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
+    if isinstance(found.batch, Windows) and made.preprocessing.reward_bound is not None:
+        raise ConfigError(
+            f"reward_bound: '{algorithm}' is told returns while it acts, which no environment pays in cut rewards; leave it out"
+        )
     return made
 
 
@@ -155,10 +162,10 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
         count = max(1, round(p.best_episodes * dataset.episodes))
         best = np.argsort(-dataset.returns(), kind="stable")[:count]
         dataset = dataset.select(np.sort(best))
-    if p.terminal_reward is not None:  # last: episodes and scales are chosen by what was earned
-        dataset = scales.terminal_rewards(dataset, p.terminal_reward)
-        check_rewards(dataset, transforms)
-    return dataset, transforms
+    changed = scales.changed_rewards(dataset, p.reward_bound, p.terminal_reward)  # last: episodes and scales are chosen by what was earned
+    if changed is not dataset:
+        check_rewards(changed, transforms)
+    return changed, transforms
 
 
 def split_held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:

@@ -128,11 +128,16 @@ def _range(space: Box) -> str:
     return f"{low[0]:g} to {high[-1]:g}" + ("" if len(low) == len(high) == 1 else " at most, by dimension")
 
 
-def terminal_rewards(dataset: Dataset, reward: float) -> Dataset:
-    """Returns the log with this reward on every step that ended the task; those that only the clock ended keep theirs."""
-    with np.errstate(over="ignore"):  # what float32 does not hold is told by who asked for it
-        changed = np.where(dataset.terminals, np.array(reward).astype(np.float32), dataset.rewards)
-    return Dataset(dataset.spec, {**dataset.columns, "rewards": changed}, dataset.offsets, dataset.final_observations, dataset.metadata)
+def changed_rewards(dataset: Dataset, bound: float | None = None, terminal: float | None = None) -> Dataset:
+    """Returns the log with rewards of at most `bound` in size, and with `terminal` on every step that ended the task; those that only the
+    clock ended keep theirs. None: as they are."""
+    if bound is None and terminal is None:
+        return dataset
+    rewards = dataset.rewards if bound is None else np.clip(dataset.rewards, -bound, bound)
+    if terminal is not None:
+        with np.errstate(over="ignore"):  # what float32 does not hold is told by who asked for it
+            rewards = np.where(dataset.terminals, np.array(terminal).astype(np.float32), rewards)
+    return Dataset(dataset.spec, {**dataset.columns, "rewards": rewards}, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 
 def scale_returns(dataset: Dataset, to: float = 1000.0) -> Affine:

@@ -19,7 +19,7 @@ from stitchrl.core.spec import Discrete, Space
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Replay
 from stitchrl.data.sampling import rows_of
-from stitchrl.data.transforms import apply, terminal_rewards, undo
+from stitchrl.data.transforms import apply, changed_rewards, undo
 from stitchrl.environments.make import make
 
 SINGLE = frozenset({"observations", "actions", "rewards", "terminals", "next_observations"})  # known as soon as a step is taken
@@ -70,14 +70,16 @@ class Gathering:
         *,
         exploration_noise: float,
         epsilon: float,
+        reward_bound: float | None = None,
         terminal_reward: float | None = None,
     ) -> None:
         """exploration_noise, epsilon: of deterministic policies, as OnlinePhase has them; stochastic ones are sampled.
 
-        terminal_reward: what replays hold, as the log does, for a step that ends the task; returns told are the task's own.
+        reward_bound, terminal_reward: of what replays hold, as the log does; returns told are the task's own.
         """
         self.agent, self.kind, self.replays = agent, kind, tuple(replays)
-        self.exploration_noise, self.epsilon, self.terminal_reward = exploration_noise, epsilon, terminal_reward
+        self.exploration_noise, self.epsilon = exploration_noise, epsilon
+        self.reward_bound, self.terminal_reward = reward_bound, terminal_reward
         self.name = environment
         self.stages = [Stage(make(environment, **options), seed) for seed in agent.seeds]
         # a kind that needs what follows a step (the next action, the return to go) is given whole episodes
@@ -130,8 +132,7 @@ class Gathering:
             "timeouts": ends[1],
         }
         episode = Dataset(spec, columns, np.array([0, count]), stage.observations[-1][None], {"name": self.name})
-        if self.terminal_reward is not None:
-            episode = terminal_rewards(episode, self.terminal_reward)
+        episode = changed_rewards(episode, self.reward_bound, self.terminal_reward)
         rows = rows_of(episode, self.kind, self.agent.transforms, torch.device("cpu"), 1 << 62)
         table, position = rows.gather(torch.arange(rows.size))
         return table[position]

@@ -163,7 +163,7 @@ def continuation(
     learner = Learner(kind, plan.settings, inner, rows, plan.seeds, training, device, block_steps(online))
     gathering = Gathering(
         agent_of(learner, source), environment, options, batch, replays, exploration_noise=online.exploration_noise, epsilon=online.epsilon,
-        terminal_reward=plan.preprocessing.terminal_reward,
+        reward_bound=plan.preprocessing.reward_bound, terminal_reward=plan.preprocessing.terminal_reward,
     )  # fmt: skip
     return Continuation(learner, gathering, online, plan.training)
 

@@ -69,7 +69,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         if not source.exists():
             sources.write(chance(environment, 12), source)
         changed = (
-            {"terminal_reward": -7.0}
+            {"terminal_reward": -7.0, "reward_bound": 0.5}
             if algorithm == "q_learning"
             else {"standardize_observations": True, "reward_scale": 3.0, "reward_shift": -1.0}
         )
@@ -135,14 +135,14 @@ def _first(tensors: dict[str, torch.Tensor]) -> str:
     return next(name.removeprefix("parameters/critic.") for name in tensors if name.startswith("parameters/critic."))
 
 
-def test_the_reward_of_ends_is_the_same_in_the_log_and_in_the_replay(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_changed_rewards_are_the_same_in_the_log_and_in_the_replay(runs: dict[str, Path], tmp_path: Path) -> None:
     go_on(runs["q_learning"], tmp_path / "on", steps=60)
     tensors, _ = checkpoint.load_newest(tmp_path / "on" / "checkpoints")
     parent = read_parent(runs["q_learning"])
     steps = Transitions().unpack(tensors["replay/0/rows"], parent.policy().spec)
     ends = steps.terminals == 1
     assert 0 < int(ends.sum()) < 60 == len(ends) and set(steps.rewards[ends].tolist()) == {-7.0}
-    assert set(steps.rewards[~ends].tolist()) == {1.0}  # what CartPole pays
+    assert set(steps.rewards[~ends].tolist()) == {0.5}  # CartPole pays 1
 
 
 def test_optimizers_may_begin_anew_with_a_schedule_over_the_online_updates(runs: dict[str, Path], tmp_path: Path) -> None:
