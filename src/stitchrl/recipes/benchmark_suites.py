@@ -77,7 +77,7 @@ class Suite:
 
 def suite(name: str) -> Suite:
     """Returns a suite by name; raises ConfigError naming the nearest."""
-    known = {"smoke": _smoke, "standard": _standard, "sequences": _sequences, "antmaze": _antmaze, "full": _full}
+    known = {"smoke": _smoke, "standard": _standard, "sequences": _sequences, "antmaze": _antmaze, "atari": _atari, "full": _full}
     if name not in known:
         raise ConfigError(f"unknown suite '{name}'.{nearest(name, list(known))}")
     made = known[name]()
@@ -207,6 +207,29 @@ def _antmaze() -> Suite:
     )
 
 
+def _atari() -> Suite:
+    sizes = {
+        "filtered_bc": Size({"learning_rate": 1e-3}, batch_size=100),  # as `bc_atari`
+        "cql": Size(steps=6_000, milliseconds=75.0),
+        # shorter contexts and fewer of them than the paper's 30 and 128: a core reads 160 frames a step
+        "decision_transformer": Size({"context": 10, "layers": 2, "dropout": 0.0, "target_return": None}, 2_000, 16, milliseconds=250.0),
+    }
+    plan: dict[str, Any] = {
+        "settings": {"hidden": (512,)},
+        "evaluations": 2,
+        "evaluation_seconds": 30.0,
+        "milliseconds": 110.0,
+        "sizes": sizes,
+    }
+    tasks = [
+        Task(name, ("bc", "filtered_bc", "cql", "decision_transformer"), 3_000, True, batch_size=None, **plan)
+        for name in ("breakout/mixed", "breakout/expert", "pong/mixed", "pong/expert")
+    ]
+    return Suite(
+        "atari", "games from stacked frames, a hundredth of the papers' steps: two hours of one core a seed", tuple(tasks), seeds=2
+    )
+
+
 def _full() -> Suite:
     methods = (*MORE_REAL_METHODS, "cql", "edac", "fql")
     many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200, "batch_size": None}
@@ -247,7 +270,8 @@ def recipe_of(method: str, task: Task) -> Recipe | None:
     """
     known = published.recipes()
     name, _, level = task.dataset.partition("/")
-    family = dict.fromkeys((*LOCOMOTION, "ant", "pointmaze"), "locomotion").get(name, name)
+    families = {"locomotion": (*LOCOMOTION, "ant", "pointmaze"), "atari": ("breakout", "pong")}
+    family = next((one for one, members in families.items() if name in members), name)
     endings = (f":{task.dataset}", f":{name}", f"_{name}_{level.partition('-')[0]}", f"_{name}", f"_{family}")
     for full in (*(method + ending for ending in endings), *([f"{method}_discrete"] if task.integer_actions else []), method):
         if full in known:

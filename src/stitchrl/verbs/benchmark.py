@@ -20,7 +20,8 @@ DEFAULT_OUT = Path("runs/benchmark")
 @dataclass(frozen=True)
 class Run:
     suite: str = "smoke"
-    """smoke: minutes; standard: under two hours on two cores; sequences: sequence models and diffusion; antmaze; full: the papers' steps"""
+    """smoke: minutes; standard: under two hours on two cores; sequences: sequence models and diffusion; antmaze; atari; full:
+    the papers' steps"""
     algorithms: tuple[str, ...] = ()
     """algorithms, or recipes that are methods of their own (filtered_bc); none: the suite's"""
     datasets: tuple[str, ...] = ()

@@ -221,15 +221,15 @@ def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
             read_raw(file)
 
 
-@pytest.mark.parametrize("name", ["smoke", "standard", "full"])
+@pytest.mark.parametrize("name", ["smoke", "standard", "sequences", "antmaze", "atari", "full"])
 def test_a_suite_names_what_exists(name: str) -> None:
     found = suite(name)
-    assert len({task.dataset for task in found.tasks}) == len(found.tasks) >= 3
+    assert len({task.dataset for task in found.tasks}) == len(found.tasks) >= 2
     for task in found.tasks:
         for method in task.methods:
             assert fits(task, method), (task.dataset, method)
             made = plan_of(task, method, 3)
-            assert made.seeds == (3,) and made.training.steps == task.steps
+            assert made.seeds == (3,) and made.training.steps == (task.size(method).steps or task.steps)
     if name == "standard":  # on two cores of the machine that the speeds were measured on
         seconds = found.seeds * sum(seconds_of(t, m) for t in found.tasks for m in t.methods)
         assert seconds / 2 < 2 * 3600
@@ -239,7 +239,7 @@ def test_integer_tasks_are_told_apart() -> None:
     from stitchrl.environments.make import spec_of
     from stitchrl.recipes.datasets import available
 
-    for task in (*suite("smoke").tasks, *suite("standard").tasks[-1:]):
+    for task in (*suite("smoke").tasks, *suite("standard").tasks[-1:], *suite("atari").tasks):
         world = make(available()[task.dataset].environment)
         assert task.integer_actions == hasattr(spec_of(world).action, "n"), task.dataset
         assert mdp_of(world) is None or task.integer_actions
@@ -259,6 +259,8 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
     assert found("sac_n", "pendulum/mixed").settings == {"ensemble": 10, "diversity": 0.0}
     assert found("filtered_bc", "hopper/medium").preprocessing.best_episodes == 0.1
     assert found("cql", "icu-sepsis/mixed", True).preprocessing.reward_scale == 20.0
+    assert found("cql", "breakout/mixed", True).preprocessing.reward_bound == 1.0
+    assert found("decision_transformer", "pong/expert", True).settings["longest_episode"] == 27_000
     assert found("bc", "gridworld/mixed", True).settings == {}
     assert not fits(Task("gridworld/mixed", (), 1, True), "sac_n")
     with pytest.raises(ConfigError, match="unknown method 'filterd_bc'. Did you mean 'filtered_bc'"):
