@@ -101,9 +101,9 @@ def bc_atari() -> Recipe:
 def cql_atari() -> Recipe:
     """CQL from stacked frames, arXiv:2006.04779, appendix F (1 % of the frames: weight 4, 5e-5, batches of 32), with plain, not quantile, values.
 
-    Rewards are cut to ±1, as there. The paper copies the target network every 2,000 steps; ours follows by 0.005 a step.
+    Rewards are cut to ±1, and the target network is a copy made every 2,000 steps, as there.
     """
-    settings = {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5}
+    settings = {"hidden": (512,), "conservatism": 4.0, "critic_learning_rate": 5e-5, "target_rate": 1.0, "target_every": 2_000}
     return Recipe("cql", settings, Preprocessing(reward_bound=1.0), batch_size=32)
 
 
