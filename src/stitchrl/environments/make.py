@@ -13,7 +13,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Space, Spec
-from stitchrl.environments import robotics_notice
+from stitchrl.environments import mujoco_notice, robotics_notice
 from stitchrl.environments.atari import DEFAULTS, is_atari, open_atari
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     try:
         if is_atari(id, options):
             return open_atari(id, options)
+        mujoco_notice.once(getattr(gymnasium.registry.get(id), "entry_point", None))
         environment = gymnasium.make(id, disable_env_checker=True, **options)
     except ConfigError:
         raise

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,3 +107,11 @@ def test_the_notice_on_adroit_is_told_to_those_who_open_it(id: str, told: bool) 
     code = f"from stitchrl.environments.make import make; make({id!r}).close()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ("AdroitHandDoorDense-v1" in done.stderr) == told
+
+
+def test_what_mujoco_warns_of_is_told_once_and_leaves_no_file(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    code = "from stitchrl.environments.make import make; [make('HalfCheetah-v5').close() for _ in range(3)]"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert [line[:8] for line in (done.stdout + done.stderr).splitlines()] in (["MuJoCo: "], [])  # 4.0 has something to say of its model
+    assert not list(tmp_path.iterdir())
