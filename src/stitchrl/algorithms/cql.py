@@ -45,8 +45,8 @@ class CQLConfig:
     target_entropy: float | None = None
     target_rate: Rate = 0.005
     """step of the target critic's moving average; 1 copies it"""
-    target_every: Count = 1
-    """steps of learning from one update of the target critic to the next"""
+    target_every: Count | None = None
+    """steps of learning from one update of the target critic to the next; None: 1"""
     actor_learning_rate: Positive = 1e-4
     critic_learning_rate: Positive = 3e-4
     temperature_learning_rate: Positive = 1e-4
@@ -86,7 +86,7 @@ class CQL(Algorithm):
             self.multiplier = Scalar(math.log(max(config.conservatism, 1e-6)))
             optimizers["multiplier"] = Adam(config.lagrange_learning_rate)
         self.optimizers = optimizers
-        self.target_rate, self.update_every = config.target_rate, {"target_critic": config.target_every}
+        self.target_rate, self.update_every = config.target_rate, {"target_critic": config.target_every or 1}
 
     def noise(self, size: int) -> dict[str, Noise]:
         if self.discrete:

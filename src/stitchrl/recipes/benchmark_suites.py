@@ -211,7 +211,7 @@ def _atari() -> Suite:
     sizes = {
         "filtered_bc": Size({"learning_rate": 1e-3}, batch_size=100),  # as `bc_atari`
         # targets that follow: three copies in 6,000 steps would look three steps ahead
-        "cql": Size({"target_rate": 0.005, "target_every": 1}, 6_000, milliseconds=75.0),
+        "cql": Size({"target_rate": 0.005, "target_every": None}, 6_000, milliseconds=75.0),
         # shorter contexts and fewer of them than the paper's 30 and 128: a core reads 160 frames a step
         "decision_transformer": Size({"context": 10, "layers": 2, "dropout": 0.0, "target_return": None}, 2_000, 16, milliseconds=250.0),
     }
