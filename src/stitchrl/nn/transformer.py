@@ -145,7 +145,7 @@ class Transformer(nn.Module):
         stream, as GPT-2 does; None: no dropout.
         """
         x = self._dropped(x, key, 0)
-        visible = _visible(x.shape[1], x.shape[1], x.device) if self.causal else None
+        visible = _visible(x.shape[1], x.device) if self.causal else None
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             normalised = block.attention_norm(x)
@@ -173,11 +173,11 @@ class Transformer(nn.Module):
         shape = (len(self.blocks), len(x) // cache.rows, first.heads, x.shape[-1] // first.heads)
         top = cache.room(new, shape, first.to_query.weight)
         start, top.used = top.used, top.used + new
+        visible = None if new == 1 else _visible(new, x.device)
         for i, block in enumerate(self.blocks):
             assert isinstance(block, Block)
             normalised = block.attention_norm(x)
             top.held[0, i, :, :, start : top.used], top.held[1, i, :, :, start : top.used] = block.keys_and_values(normalised)
-            visible = None if new == 1 else _visible(new, new, x.device)
             if at is not None and i == len(self.blocks) - 1:
                 x, normalised = x[:, at], normalised[:, at]
                 visible = None if visible is None else visible[at]
@@ -225,9 +225,9 @@ def _apart(x: Tensor, rows: int) -> Tensor:
     return x if rows == 1 else x.unflatten(2, (rows, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def _visible(queries: int, positions: int, device: torch.device) -> Tensor:
-    """`[queries, positions]`, whether a query may look at a position: the queries are the last ones, and see themselves and what was before."""
-    return torch.ones(queries, positions, dtype=torch.bool, device=device).tril(positions - queries)
+def _visible(positions: int, device: torch.device) -> Tensor:
+    """`[positions, positions]`, whether one may look at another: at itself and at what was before."""
+    return torch.ones(positions, positions, dtype=torch.bool, device=device).tril()
 
 
 def _linear(inputs: int, outputs: int, layers: int | None = None) -> nn.Linear:
