@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stitchrl
-from stitchrl.core.errors import StitchError
+from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -50,6 +50,15 @@ def test_without_held_out_episodes_the_report_says_that_it_flatters(tmp_path: Pa
     found = stitchrl.trust(trained(tmp_path / "run", dataset, 0.0), dataset, quick=True).record
     assert found["data"]["episodes"] == dataset.episodes
     assert "flatters" in found["selection"]["words"]
+
+
+def test_without_a_log_the_command_names_the_one_that_the_run_learned_from(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stitchrl.train("bc", "gridworld/mixed", run=run, training={"steps": 1}, logging=Logging(tensorboard=False, quiet=True))
+    with pytest.raises(ConfigError, match="--data is missing.*learned from 'gridworld/mixed'"):
+        verb([str(run)])
+    with pytest.raises(ConfigError, match=r"--data is missing: the log to judge by\."):
+        verb([str(run / "policy")])  # does not say what it learned from
 
 
 def test_groups_are_held_out_whole() -> None:

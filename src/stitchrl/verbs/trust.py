@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, final
 import tyro
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.files import check_writable
+from stitchrl.core.files import check_writable, read_json
 from stitchrl.core.settings import Natural, OpenFraction
 from stitchrl.data.sources.tables import TableSchema
 from stitchrl.verbs.flags import parse
@@ -39,8 +39,8 @@ _FILES = ("--html", "--json", "--csv")
 class TrustFlags:
     run: Annotated[Path, tyro.conf.Positional]
     """a run directory or a saved policy"""
-    data: str
-    """the log to judge by, better one that the run was not trained on: a built-in dataset, a file or a directory"""
+    data: str | None = None
+    """the log to judge by, better one that the run was not trained on: a built-in dataset, a file or a directory; must be given"""
     schema: Path | None = None
     """JSON or TOML file with the columns of a table"""
     table: TableSchema = field(default_factory=TableSchema)
@@ -92,6 +92,8 @@ def trust(arguments: Sequence[str]) -> int:
         if policy is not None and not policy.exists():
             raise ConfigError(f"{policy}: no such run directory or saved policy")
     files_of(a)  # a mistake in them is told before the work
+    if a.data is None:
+        raise ConfigError(f"{PROG}: --data is missing: the log to judge by{_learned_from(a.run)}. See {PROG} --help.")
     judged = api.trust(a.run, datasets.load(a.data, **table_options(a.schema, a.table)), command=command(arguments), **question(a))
     return tell(a, judged.record, judged.seconds)
 
@@ -132,6 +134,14 @@ def command(arguments: Sequence[str]) -> str:
             kept.append(argument)
         skip = not skip and argument in _FILES  # the next one is the file
     return shlex.join(["stitchrl", "trust", *kept])
+
+
+def _learned_from(run: Path) -> str:
+    """Returns the hint which log a run directory learned from; empty for a saved policy, whose log is not recorded."""
+    config = read_json(run / "config.json") if (run / "config.json").is_file() else None
+    data = config.get("data") if isinstance(config, dict) else None
+    source = data.get("source") if isinstance(data, dict) else None
+    return f"; {run} learned from '{source}', and a log that it has not seen tells more" if source else ""
 
 
 def files_of(a: TrustFlags) -> tuple[Path | None, Path | None]:
