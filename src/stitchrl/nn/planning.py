@@ -176,18 +176,24 @@ def renewed(memory: Memory, every: int, warm: bool, make: Callable[[Tensor, Tens
     """Returns plans `[N, T, C]`, how many of their steps have been done `[N]`, and the memory after one more.
 
     Where there is no plan, or `every` of its steps are done, `make(rows, before)` plans anew for the environments at `rows`; before: where
-    `warm`, what was planned for the steps ahead, its last state repeated, and None where nothing was. One number is read from the device.
+    `warm`, what was planned for the steps ahead, going on as it last moved within the limits, and None where nothing was. One number is read
+    from the device.
     """
     plans, ages = memory["plans"].clone(), memory["ages"]
-    length = plans.shape[1]
     groups = ((ages < 0, False), (ages >= every, True)) if warm else (((ages < 0) | (ages >= every), False),)
     for chosen, known in groups:
         rows = chosen.nonzero().squeeze(-1)
         if len(rows):
-            ahead = (torch.arange(length, device=rows.device) + every).clamp_max(length - 1)
-            plans[rows] = make(rows, plans[rows][:, ahead] if known else None)
+            plans[rows] = make(rows, _ahead(plans[rows], every) if known else None)
     ages = torch.where((ages < 0) | (ages >= every), 0, ages)
     return plans, ages, {"plans": plans, "ages": ages + 1}
+
+
+def _ahead(plans: Tensor, every: int) -> Tensor:
+    """Plans `[N, T, C]` from step `every` on. A plan that stood still at its end would, with little noise, be kept standing there."""
+    last, moved = plans[:, -1:], plans[:, -1:] - plans[:, -2:-1]
+    steps = torch.arange(1, every + 1, dtype=plans.dtype, device=plans.device).unsqueeze(-1)  # [every, 1]
+    return torch.cat([plans[:, every:], (last + steps * moved).clamp(-1, 1)], 1)
 
 
 def check_horizon(horizon: int, replan_every: int, warm_start_steps: int, chain: Chain) -> None:
