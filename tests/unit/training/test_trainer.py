@@ -38,12 +38,16 @@ def test_metrics_checkpoints_and_evaluations_come_at_their_steps_and_at_the_last
     assert [step for name, step in calls if name == "log"] == [4, 8, 10]
     assert [step for name, step in calls if name == "save"] == [3, 6, 9, 10]
     assert [step for name, step in calls if name == "evaluate"] == [6, 10]
+    assert calls[-3:] == [("log", 10), ("save", 10), ("evaluate", 10)], "an evaluation that never ends loses no step"
 
 
 def test_a_stop_saves_where_it_stands() -> None:
     calls: list[tuple[str, int]] = []
     assert run(calls, stop_after=7, steps=100, log_every=50, save_every=50) == 7
     assert calls == [("save", 7)]
+    calls.clear()
+    assert run(calls, stop_after=50, steps=50, log_every=50, save_every=50) == 50
+    assert calls == [("log", 50), ("save", 50)]
 
 
 def test_metrics_are_means_since_the_last_reading() -> None:
