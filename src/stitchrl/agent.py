@@ -67,7 +67,7 @@ class Agent:
         """Begins episodes anew: of the environments `mask [S, N]`, or of all. A policy that remembers nothing has nothing to forget."""
         if mask is None:
             self._memories = None
-        elif self._memories is not None and mask.any():
+        elif self._memories is not None and (mask := np.asarray(mask, bool)).any():
             if mask.shape != self._began.shape:
                 raise DataError(
                     f"the mask has shape {list(mask.shape)}; the policy acts in [S, N] = {list(self._began.shape)} environments"
@@ -107,11 +107,9 @@ class Agent:
         if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
             expected = ", ".join(["N", *map(str, shape)])
             raise DataError(f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data")
-        alone = self.of_seed(self.seeds[0] if seed is None else seed)
-        before = alone._memories, alone._began
-        alone.reset()
+        alone = copy.copy(self.of_seed(self.seeds[0] if seed is None else seed))
+        alone.reset()  # of the copy: what `act` remembers stays
         actions: np.ndarray = alone.act(observations[None], sampled=sampled)[0]
-        alone._memories, alone._began = before
         return actions
 
     @torch.inference_mode()
@@ -170,6 +168,12 @@ class Agent:
         alone.parameters = {name: value[i] for name, value in self.parameters.items()}
         alone._memories = None
         return alone
+
+    def anew(self) -> Agent:
+        """Returns the same policies as they were loaded: no episode begun, nothing drawn yet. What they do leaves these as they are."""
+        twin = copy.copy(self)
+        twin._generators, twin._memories = [randomness.generator(seed, "acting") for seed in self.seeds], None
+        return twin
 
     def in_double(self) -> Agent:
         """Returns the same policies computed in float64, drawn numbers too: what processors round otherwise is then far below float32's last bit.

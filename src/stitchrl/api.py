@@ -15,7 +15,7 @@ from stitchrl import agent, algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import read_json
-from stitchrl.core.goals import GoalDrawing
+from stitchrl.core.goals import GoalDrawing, drawing_of
 from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
@@ -65,25 +65,26 @@ def train(
     environment: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
 ) -> Result:
     """Returns the result of one run, written to the directory `run`.
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
-    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. Raises ConfigError, DataError,
-    CheckpointError, DivergenceError.
+    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. `allow_change` names what may differ
+    on `resume`, as `("training.steps",)`. Raises ConfigError, DataError, CheckpointError, DivergenceError.
     """
     path = _path(run, "run")
     made = plan_run(
         algorithm, settings=settings, seeds=seeds, training=_of(Training, training, "training"),
         preprocessing=_of(Preprocessing, preprocessing, "preprocessing"), evaluation=_of(Evaluation, evaluation, "evaluation"),
-        goals=_of(GoalDrawing, goals, "goals"),
+        goals=_of(GoalDrawing, goals, "goals", drawing_of(algorithms.find(algorithm)[0].batch)),
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)
     options = dataset.metadata.get("environment_options") if environment == dataset.metadata.get("environment") else None
     result = run_experiment(
         made, dataset, path=path, source=source, environment=environment, environment_options=options, logging=logging,
-        resume=resume, overwrite=overwrite,
+        resume=resume, overwrite=overwrite, allow_change=allow_change,
     )  # fmt: skip
     write_run_report(path)
     return result
@@ -103,13 +104,14 @@ def finetune(
     logging: Logging | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    allow_change: Sequence[str] = (),
 ) -> Result:
     """Returns the result of a run that goes on in an environment, written to the directory `into` (the run's own with `-finetune` at its end).
 
     All that is not given is as the run had it: `environment`, `settings` of its algorithm, `training`, `evaluation` and where its log is, `data`.
-    `steps` are each seed's in the environment. Raises ConfigError, DataError, CheckpointError, DivergenceError (docs/finetune.md).
+    `steps` are each seed's in the environment; `allow_change` is as in `train`.
+    Raises ConfigError, DataError, CheckpointError, DivergenceError (docs/finetune.md).
     """
-    from stitchrl.core.settings import read_settings
     from stitchrl.fine_tuning.continuation import OnlinePhase
     from stitchrl.fine_tuning.online_phase import run_online
     from stitchrl.fine_tuning.parent_run import read_parent
@@ -125,9 +127,8 @@ def finetune(
     result = run_online(
         parent, data if isinstance(data, Dataset) else load(source), path=path, source=source, environment=where,
         environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
-        training=read_settings(Training, asdict(parent.training) | given, "training"),
-        evaluation=read_settings(Evaluation, asdict(parent.evaluation) | dict(evaluation or {}), "evaluation"),
-        logging=logging, resume=resume, overwrite=overwrite,
+        training=_of(Training, given, "training", parent.training), evaluation=_of(Evaluation, evaluation or {}, "evaluation", parent.evaluation),
+        logging=logging, resume=resume, overwrite=overwrite, allow_change=allow_change,
     )  # fmt: skip
     write_run_report(path)
     return result
@@ -375,11 +376,12 @@ def _path(value: Any, name: str) -> Path:
     return Path(value)
 
 
-def _of(kind: Any, values: Any, name: str) -> Any:
+def _of(kind: Any, values: Any, name: str, unless: Any = None) -> Any:
+    """The settings of a kind; of a mapping: with those of `unless` in place of what is not given."""
     if values is None or isinstance(values, kind):
         return values
     from stitchrl.core.settings import read_settings
 
     if not isinstance(values, Mapping):
         raise ConfigError(f"{name} is {values!r}; expected a mapping of settings or {kind.__name__}")
-    return read_settings(kind, values, name)
+    return read_settings(kind, {**({} if unless is None else asdict(unless)), **values}, name)

@@ -17,7 +17,6 @@ from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
 from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import CheckpointError, ConfigError, DivergenceError
-from stitchrl.core.files import write_json
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
@@ -160,7 +159,9 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
     check_rewards(dataset, transforms)
     if p.best_episodes < 1:
         count = max(1, round(p.best_episodes * dataset.episodes))
-        best = np.argsort(-dataset.returns(), kind="stable")[:count]
+        if (returns := dataset.returns()).min() == returns.max():
+            raise ConfigError(f"best_episodes is {p.best_episodes:g}, and all episodes earned {returns[0]:g}: none is better; leave it out")
+        best = np.argsort(-returns, kind="stable")[:count]
         dataset = dataset.select(np.sort(best))
     changed = scales.changed_rewards(dataset, p.reward_bound, p.terminal_reward)  # last: episodes and scales are chosen by what was earned
     if changed is not dataset:
@@ -245,7 +246,7 @@ def run_experiment(
         learner = make_learner(plan, data, transforms)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
-        write_json(path / "config.json", config)
+        run_directory.begin(path, config, resume=resume)
         limits = limits_of(dataset, plan.settings, transforms, to_goals=hindsight)
         doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)

@@ -108,6 +108,19 @@ def test_the_way_round(folder: Path, capsys: pytest.CaptureFixture[str], monkeyp
     assert told(capsys, *line.split())[2].startswith("stitchrl: ") and "settings.hidden" in told(capsys, "finetune", "moved", "--help")[1]
 
 
+def test_a_resume_with_another_count_of_updates_is_refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    line = f"finetune iql {ENV} --run counted".split()
+    assert told(capsys, *line)[0] == 0
+    code, _, err = told(capsys, *line, "--steps", "40", "--warm-start", "30", "--resume", "--allow-change", "training.steps", "online")
+    assert code == 2 and "updates were done by step 20, and by these settings it is 0; keep --warm-start" in err
+    before = (folder / "counted" / "metrics.jsonl").read_bytes()
+    assert told(capsys, *line, "--settings.hidden", "8", "--overwrite")[0] == 2
+    assert (folder / "counted" / "metrics.jsonl").read_bytes() == before, "a refused run replaces nothing"
+
+
 @pytest.mark.slow
 def test_a_run_killed_and_stopped_ends_as_if_nothing_had_happened(folder: Path) -> None:
     """Killed while it writes its second checkpoint, stopped by SIGTERM after that, then let run: the episode in flight is CartPole's."""

@@ -300,6 +300,19 @@ def test_overwrite_replaces_a_run_and_follows_no_link(tmp_path: Path, killed: Pa
     assert (tmp_path / "precious" / "file").read_text() == "kept" and not (tmp_path / "run" / "link").exists()
 
 
+def test_a_refused_run_leaves_the_one_that_it_would_have_replaced(tmp_path: Path) -> None:
+    columns = {"observations": np.zeros((60, 3), np.float32), "actions": np.zeros((60, 2), np.float32)}
+    line = ["train", "qrl", "--data", npz(tmp_path, **columns), "--run", "run", "--steps", 2, *TINY, "--goals.terminals", "as_timeouts"]
+    stitchrl(tmp_path, *line, "--settings.latent", 64).succeeded()
+
+    def held() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "lock"}
+
+    before = held()
+    stitchrl(tmp_path, *line, "--settings.latent", 32, "--overwrite").refused("latent is 32")
+    assert held() == before
+
+
 def test_resume_and_overwrite_together_are_refused(tmp_path: Path, killed: Path, cache: dict[str, str]) -> None:
     shutil.copytree(killed, tmp_path / "run")
     stitchrl(tmp_path, *whole("--resume", "--overwrite"), environment=cache).refused("--resume", "--overwrite")

@@ -21,6 +21,7 @@ from stitchrl.core.goals import Goals, with_goal
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.transforms import Affine
 from stitchrl.evaluation.evidence import AgentTarget
+from stitchrl.evaluation.playing import play
 from stitchrl.training import seeds
 from tests.algorithms.synthetic_log import Case
 
@@ -129,6 +130,14 @@ def test_sampled_actions_are_reproducible_and_differ() -> None:
     once = ours.act(x, sampled=True)
     ours.seed_acting(5)
     assert np.array_equal(once, ours.act(x, sampled=True)) and not np.array_equal(once, first)
+
+
+def test_a_rollout_that_draws_is_the_same_again() -> None:
+    ours = policy_of("bc", Spec(Box((3,)), Box((1,), (-2.0,), (2.0,))), distribution="gaussian")
+    ours.act(np.zeros((2, 1, 3)), sampled=True)  # whatever was drawn before
+    first, again = (play(ours, "Pendulum-v1", sampled=True, episodes=2, processes=1, max_steps=5).returns for _ in range(2))
+    mode = play(ours, "Pendulum-v1", episodes=2, processes=1, max_steps=5).returns
+    assert np.array_equal(first, again) and not np.array_equal(first, mode)
 
 
 def test_many_sampled_actions_are_drawn_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:

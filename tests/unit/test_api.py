@@ -95,6 +95,10 @@ def test_train_writes_a_run_and_says_what_it_learned(log: Dataset, tmp_path: Pat
     with pytest.raises(CheckpointError, match="already holds a run"):
         stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **small)
     assert stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], resume=True, **small).step == 4
+    more = small | {"training": small["training"] | {"steps": 6}, "resume": True}
+    with pytest.raises(CheckpointError, match="training.steps is 6 and was 4"):
+        stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **more)
+    assert stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **more, allow_change=["training.steps"]).step == 6
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,13 @@ def test_a_setting_out_of_range_is_named(settings: dict[str, Any], words: str) -
         plan("q_learning", **settings)
 
 
+def test_the_best_of_equals_are_not_chosen() -> None:
+    same = log()
+    same.columns["rewards"] = np.ones_like(same.columns["rewards"])
+    with pytest.raises(ConfigError, match="all episodes earned .*: none is better"):
+        prepare(same.select(np.array([0, 0])), plan("bc", preprocessing=Preprocessing(best_episodes=0.5)))
+
+
 def test_the_best_episodes_are_kept_in_the_order_of_the_log() -> None:
     kept, _ = prepare(log(), plan("bc", preprocessing=Preprocessing(best_episodes=0.67)))
     assert kept.episodes == 2 and kept.returns().tolist() == [4.0, 2.0]

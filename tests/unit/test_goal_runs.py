@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import stitchrl
 from stitchrl.agent import load
 from stitchrl.core.algorithm import build
 from stitchrl.core.batch import Transitions
@@ -49,6 +50,18 @@ def learner(name: str, seeds: Any = (3,), **changes: Any) -> Learner:
     )  # fmt: skip
     data, transforms = prepare(log(), made)
     return make_learner(made, data, transforms)
+
+
+def test_what_is_not_given_of_goals_is_as_the_algorithm_draws_them(tmp_path: Path) -> None:
+    stitchrl.train(
+        "qrl", log(), run=tmp_path / "run", settings={**SMALL, "latent": 16, "components": 4}, goals={"actor_future": 0.5, "actor_random": 0.5},
+        training={"steps": 2, "batch_size": 8, "compile": "off"}, logging=QUIET,
+    )  # fmt: skip
+    drawn = read_json(tmp_path / "run" / "config.json")["goals"]
+    assert [drawn[f"value_{name}"] for name in ("current", "future", "random")] == [0, 0, 1] and drawn["actor_random"] == 0.5
+    for changed in ({"value_spacing": "uniform"}, {"discount": 0.5}):
+        with pytest.raises(ConfigError, match=f"{next(iter(changed))} is .* has no effect"):
+            stitchrl.train("qrl", log(), run=tmp_path / "other", goals=changed)
 
 
 @pytest.mark.parametrize("name", ["iql", "td3_bc", "hiql"])

@@ -117,6 +117,8 @@ def test_reset_begins_some_episodes_anew_and_their_last_reward_is_not_heard() ->
     agent.act(shown(1, 1))
     agent.reset(np.array([[True, False]]))
     assert agent.act(shown(1, 1), np.array([[7.0, 7.0]]))[0, :, 0] == pytest.approx([0.01, 0.21]), "1 + 1 + 2 · 7 + 5"
+    agent.reset([[0, 1]])  # type: ignore[arg-type]  # numbers, as a list: the same mask
+    assert agent.act(shown(1, 1), np.array([[7.0, 7.0]]))[0, :, 0] == pytest.approx([0.21, 0.01])
     agent.reset()
     assert agent.act(shown(3), None)[0, :, 0] == pytest.approx([0.03]), "all of them, and another number of environments"
 
@@ -125,6 +127,8 @@ def test_predict_is_the_first_step_and_leaves_the_memory_alone() -> None:
     agent = agent_of((0,))
     agent.act(shown(1, 1))
     assert agent.predict(shown(5, 6, 7)[0])[:, 0] == pytest.approx([0.05, 0.06, 0.07])
+    with pytest.raises(DataError, match="not finite"):
+        agent.predict(shown(np.nan)[0])
     assert agent.act(shown(1, 1), np.zeros((1, 2)))[0, :, 0] == pytest.approx([0.02, 0.02])
 
 
@@ -160,6 +164,14 @@ def test_in_rollouts_every_episode_begins_anew_and_rewards_are_heard() -> None:
         seen, reward, *_ = environment.step(action)
         total += float(reward)
     assert together.returns[1, 1] == pytest.approx(total, rel=1e-5)
+
+
+def test_a_rollout_leaves_the_agent_where_it_was() -> None:
+    spec = Spec(Box((3,)), Box((1,), (-2.0,), (2.0,)))
+    agent, seen, earned = agent_of((0,), spec=spec), np.ones((1, 2, 3), np.float32), np.zeros((1, 2))
+    agent.act(seen)
+    play(agent, "Pendulum-v1", episodes=3, processes=1, max_steps=4)
+    assert agent.act(seen, earned)[0, :, 0] == pytest.approx([0.02, 0.02])
 
 
 def test_rewards_that_cannot_be_are_told() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from stitchrl.core.batch import BatchKind, TransitionBatch, Transitions, unpack_space, width
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.settings import Count, Fraction, OpenFraction, refuse_changed
-from stitchrl.core.spec import Box, Spec
+from stitchrl.core.spec import Box, Space, Spec
 
 Spacing = Literal["geometric", "uniform"]
 
@@ -67,8 +67,12 @@ def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str, *, clon
         refuse_changed(drawing, ("subgoal_steps",), f"with '{algorithm}', which has no subgoals")
     if clones:
         values = tuple(field.name for field in fields(drawing) if field.name.startswith("value_"))
-        alone = () if drawing.actor_spacing == "geometric" else ("discount",)
-        refuse_changed(drawing, (*values, *alone), f"with '{algorithm}', which learns no values")
+        refuse_changed(drawing, values, f"with '{algorithm}', which learns no values")
+    used = [part for part in (("actor",) if clones else ("value", "actor")) if getattr(drawing, f"{part}_future")]
+    unused = tuple(f"{part}_spacing" for part in ("value", "actor") if part not in used)
+    refuse_changed(drawing, unused, "where no goal is a later state of the episode")
+    if not any(getattr(drawing, f"{part}_spacing") == "geometric" for part in used):
+        refuse_changed(drawing, ("discount",), f"with '{algorithm}', which draws no later states at a geometric distance")
     for part in ("value", "actor"):
         shares = [getattr(drawing, f"{part}_{name}") for name in ("current", "future", "random")]
         if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
@@ -164,6 +168,13 @@ def with_goal(spec: Spec) -> Spec:
         raise ConfigError(f"goals are drawn from real-valued observation vectors; these data have {seen}. Leave --goals.hindsight out")
     low, high = ((x if len(x) == 1 else x + x) for x in (seen.low, seen.high))
     return Spec(Box((2 * seen.size,), low, high), spec.action)
+
+
+def is_with_goal(seen: Space, alone: Space) -> bool:
+    """Whether one space is that of another's observations with a goal beside them."""
+    if not isinstance(seen, Box) or not isinstance(alone, Box):
+        return False
+    return len(seen.shape) == len(alone.shape) == 1 and seen.size == 2 * alone.size
 
 
 def without_goal(spec: Spec) -> Spec:

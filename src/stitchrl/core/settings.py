@@ -42,8 +42,8 @@ def read_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         if name not in known:
             raise ConfigError(f"{where}: unknown setting '{name}'.{nearest(name, known)}")
     for name, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{where}: {name} is {value}; expected a finite number")
+        if not _finite(value):
+            raise ConfigError(f"{where}: {name} is {value}; expected a finite number" + ("" if isinstance(value, float) else " throughout"))
     try:
         return TypeAdapter(kind).validate_python(dict(values))
     except ValidationError as error:
@@ -51,6 +51,11 @@ def read_settings(kind: type[T], values: Mapping[str, Any], where: str) -> T:
         name = ".".join(str(part) for part in first["loc"])
         expected = first["msg"].lower().replace("valid tuple", "list of values")
         raise ConfigError(f"{where}: {name} is {first['input']!r}; {expected}") from None
+
+
+def _finite(value: Any) -> bool:
+    """Whether a number is finite, or all of a list's."""
+    return all(map(_finite, value)) if isinstance(value, list | tuple) else not isinstance(value, float) or math.isfinite(value)
 
 
 def check_settings(settings: Any, where: str) -> None:

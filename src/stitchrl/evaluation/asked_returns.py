@@ -75,7 +75,6 @@ def asked_returns(
             **options,
         )  # fmt: skip
     finally:
-        agent.reset()
         _ask(agent, None)
     shape = (len(agent.seeds), len(asked), episodes)
     return AskedReturns(asked, found.returns.reshape(shape), found.lengths.reshape(shape), logged, agent.seeds, found.seconds)

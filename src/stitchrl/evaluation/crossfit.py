@@ -13,6 +13,7 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
+from stitchrl.core.goals import is_with_goal
 from stitchrl.core.spec import Box, Discrete, words_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.evidence import Clock, Target
@@ -72,7 +73,10 @@ def check_target(dataset: Dataset, target: Target) -> None:
     own, log = target.spec, dataset.spec
     for what, a, b in (("observations", own.observation, log.observation), ("actions", own.action, log.action)):
         if type(a) is not type(b) or (a.n if isinstance(a, Discrete) else a.shape) != (b.n if isinstance(b, Discrete) else b.shape):
-            raise DataError(f"{target.name}: its {what} are {words_of(a)}, those of the log {words_of(b)}; give a log of its own task")
+            todo = "give a log of its own task"
+            if what == "observations" and is_with_goal(a, b):
+                todo = "a policy that reads a goal beside what it sees cannot be judged from a log; evaluate it in its environment"
+            raise DataError(f"{target.name}: its {what} are {words_of(a)}, those of the log {words_of(b)}; {todo}")
     goals = dataset.columns.get("goals")
     if (
         goals is not None

@@ -11,7 +11,7 @@ import torch
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.goals import with_goal
+from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Discrete, Spec, words_of
 from stitchrl.data.dataset import Dataset
@@ -146,11 +146,11 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
         else:
             fits = same_kind and own.shape == there.shape  # type: ignore[union-attr]
         if not fits:
-            goal = ", which reads a goal beside what it sees" if to_goals and name == "observations" else ""
-            raise ConfigError(
-                f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; "
-                "name the task of the data (--env), or stay offline (--env none)"
-            )
+            goal = ", which reads a goal beside what it sees" if name == "observations" and (to_goals or is_with_goal(own, there)) else ""
+            todo = "name the task of the data (--env), or stay offline (--env none)"
+            if name == "observations" and is_with_goal(there, own):
+                todo = f"where a goal is told beside what is seen, learn to reach it (--goals.hindsight; recipes gcbc, gciql); else {todo}"
+            raise ConfigError(f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; {todo}")
 
 
 def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> None:

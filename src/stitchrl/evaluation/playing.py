@@ -19,16 +19,16 @@ def play(agent: Agent, environment: Environment | Slots, *, sampled: bool = Fals
 
 @final
 class Player:
-    """Policies at play: a policy with a memory forgets where an episode begins, and hears of its rewards.
+    """Policies at play, as they were loaded: the same rollout twice is the same. A policy with a memory forgets where an episode begins, and
+    hears of its rewards.
 
     targets: how many things each seed's policy is asked for side by side: to the rollout they are S · G policies of N environments, to the
     agent S policies of G · N.
     """
 
     def __init__(self, agent: Agent, sampled: bool, targets: int = 1) -> None:
-        self.agent, self.sampled, self.targets = agent, sampled or agent.policy.drawn, targets
+        self.agent, self.sampled, self.targets = agent.anew(), sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
-        agent.reset()
 
     def __call__(self, observations: np.ndarray, episode_start: np.ndarray) -> np.ndarray:
         self.agent.reset(self._as_agents(episode_start))

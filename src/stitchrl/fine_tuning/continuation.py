@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stitchrl.agent import Agent
 from stitchrl.core.algorithm import Algorithm, build
-from stitchrl.core.errors import ConfigError
+from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.settings import Count, Fraction, NonNegative, Share, refuse_changed
 from stitchrl.core.spec import Discrete
 from stitchrl.fine_tuning.gathering import Gathering
@@ -110,12 +110,18 @@ class Continuation:
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns everything that a step changes or reads, by name."""
-        return self.learner.tensors() | self.gathering.tensors()
+        return self.learner.tensors() | self.gathering.tensors() | {"online/updates": torch.tensor(self.learner.step)}
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Goes on from saved tensors."""
+        """Goes on from saved tensors; raises CheckpointError where as many updates would have been done by now as were not."""
+        done, due = int(tensors["online/updates"]), self.online.updates(step)
+        if done != due:
+            raise CheckpointError(
+                f"{self.gathering.name}: {done:,} updates were done by step {step:,}, and by these settings it is {due:,}; keep --warm-start, "
+                "--updates-per-round and --steps-per-round as they were"
+            )
         self.gathering.restore(tensors)  # first: the learner draws its present block again, from the rows there were
-        self.learner.restore(tensors, self.online.updates(step))
+        self.learner.restore(tensors, done)
         self.step = step
 
 

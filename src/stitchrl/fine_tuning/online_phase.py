@@ -16,7 +16,7 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import alarms_of
 from stitchrl.core.errors import ConfigError, DivergenceError
-from stitchrl.core.files import read_json, write_atomically, write_json
+from stitchrl.core.files import read_json, write_atomically
 from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import check_settings, to_json
 from stitchrl.core.version import VERSION
@@ -100,7 +100,8 @@ def run_online(
         carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
-        _write_first(path, config, parent)
+        run_directory.begin(path, config, resume=resume)
+        _keep_offline(path, parent)
         doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
         records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)
         spec, scales = before.spec, before.transforms
@@ -130,9 +131,8 @@ def _as_begun(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config | {"parent": before | {"path": config["parent"]["path"]}} if isinstance(before, dict) else config
 
 
-def _write_first(path: Path, config: Mapping[str, Any], parent: Parent) -> None:
-    """Writes config.json, and the offline phase's evaluations beside the new ones, so that both can be shown from this directory alone."""
-    write_json(path / "config.json", config)
+def _keep_offline(path: Path, parent: Parent) -> None:
+    """Writes the offline phase's evaluations beside the new ones, so that both can be shown from this directory alone."""
     offline, kept = parent.path / "evaluations.jsonl", path / "offline_evaluations.jsonl"
     if offline.is_file() and not (checkpoint.steps(path / "checkpoints") and kept.is_file()):
         write_atomically(kept, offline.read_bytes())

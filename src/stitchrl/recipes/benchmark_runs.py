@@ -26,7 +26,7 @@ from stitchrl.experiment import Plan, Result, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
 from stitchrl.recipes.dataset_cache import cache_directory
-from stitchrl.report.benchmark_rows import settings_hash
+from stitchrl.report.benchmark_rows import is_row, settings_hash
 
 RAW = "raw.jsonl"
 _FREE = ("log_every", "save_every", "keep_checkpoints", "threads", "device")  # of Training: no answer to "which run is this?"
@@ -86,7 +86,8 @@ def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: in
     for method in methods:
         if not any(fits(task, method) for task in suite.tasks):
             raise ConfigError(
-                f"'{method}' learns no actions such as those of the suite {suite.name}; leave it out, or choose another suite"
+                f"'{method}' fits no log of the suite {suite.name}: it learns other actions, or goals where there are none; "
+                "leave it out, or choose another suite"
             )
     count = suite.seeds if seeds is None else seeds
     if count < 1:
@@ -107,13 +108,15 @@ def to_make(names: list[str]) -> list[str]:
 
 
 def append_raw(file: Path, row: dict[str, Any]) -> None:
-    """Adds a line, after cutting off one that a kill tore, and syncs it to disk."""
+    """Adds a line, after cutting off one that a kill tore, and syncs it to disk. One that only lacks its end is kept."""
     with file.open("ab+") as stream:
         stream.seek(0)
         content = stream.read()
-        if content and not content.endswith(b"\n"):
-            stream.truncate(content.rfind(b"\n") + 1)
-        stream.write((to_json_line(row) + "\n").encode())
+        end = content.rfind(b"\n") + 1
+        whole = is_row(content[end:])
+        if not whole:
+            stream.truncate(end)
+        stream.write(("\n" * whole + to_json_line(row) + "\n").encode())
         stream.flush()
         os.fsync(stream.fileno())
 

@@ -8,10 +8,11 @@ from typing import Any, final
 
 from stitchrl import algorithms
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import drawing_of
 from stitchrl.core.settings import nearest
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Plan, plan
-from stitchrl.recipes import datasets, published, sepsis_comparison
+from stitchrl.recipes import datasets, published, published_goals, sepsis_comparison
 from stitchrl.recipes.published import Recipe
 from stitchrl.training.learner import Training
 
@@ -248,8 +249,7 @@ def _full() -> Suite:
     drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0, batch_size=None)
     goals = [
         Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=50, evaluation_seconds=60.0, batch_size=None)
-        for name in datasets.available()
-        if name.startswith(("pointmaze/", "antmaze/")) and name.endswith(("navigate", "stitch", "explore"))
+        for name in published_goals.LOGS
     ]
     text = "control, mazes and goals for a million steps, as the papers, ICU-Sepsis and driving for 100,000: for GPUs"
     return Suite("full", text, (*locomotion, *mazes, *ants, *sepsis, drivers, *goals), seeds=5)
@@ -321,12 +321,13 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
 
 
 def fits(task: Task, method: str) -> bool:
-    """Returns whether a method learns actions such as the task's, with settings that are known."""
+    """Returns whether a method learns actions such as the task's, and goals where its walks have goals, with settings that are known."""
     recipe = recipe_of(method, task)
     if recipe is None:
         return False
-    kind = algorithms.find(recipe.algorithm)[0].action_space
-    return kind in ("any", "discrete" if task.integer_actions else "box")
+    kind, _ = algorithms.find(recipe.algorithm)
+    goals = (recipe.goals or drawing_of(kind.batch)).hindsight
+    return kind.action_space in ("any", "discrete" if task.integer_actions else "box") and goals == (task.dataset in published_goals.LOGS)
 
 
 def seconds_of(task: Task, method: str, steps: int | None = None) -> float:

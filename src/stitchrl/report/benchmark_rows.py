@@ -24,11 +24,8 @@ def read_raw(file: Path) -> list[dict[str, Any]]:
         raise CheckpointError(f"{file}: cannot be read ({error})") from None
     found = []
     for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict):
+        row = _row(line)
+        if row is None:
             if number == len(lines) and not line.endswith("\n"):
                 break
             raise CheckpointError(f"{file}: line {number} is no JSON object; remove the line, and its run is made again")
@@ -41,6 +38,19 @@ def read_raw(file: Path) -> list[dict[str, Any]]:
             row["config_hash"] = settings_hash(row["config"])
         found.append(row)
     return found
+
+
+def is_row(line: bytes) -> bool:
+    """Whether a line is a whole JSON object, with or without its end."""
+    return _row(line) is not None
+
+
+def _row(line: str | bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
 
 
 def settings_hash(config: Mapping[str, Any]) -> str:

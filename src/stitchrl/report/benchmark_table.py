@@ -35,13 +35,13 @@ def benchmark_table(rows: Sequence[Row], published: Published, source: str, leve
         raise CheckpointError("no run came to its end yet; `stitchrl benchmark run` makes them")
     methods = list(dict.fromkeys(method for by_method in cells.values() for method in by_method))
     parts = [
-        _head(cells),
+        _head(cells, level),
         "## Last policy\n\n" + _scores(cells, methods, "last", level),
         "## Best policy of each seed\n\nChosen by looking at the environment, which offline work cannot do: judge by the last.\n\n"
         + _scores(cells, methods, "best", level),
         _over_logs(cells, methods, level),
         _published(cells, methods, published, source),
-        _notes(rows, cells, older),
+        _notes(rows, cells, older, level),
         "## Which runs\n\n" + _hashes(cells),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -79,7 +79,7 @@ def _interval(tasks: list[np.ndarray], level: float) -> str:
     return interval_text(interval(tasks, generator=np.random.default_rng(0), level=level))
 
 
-def _head(cells: Cells) -> str:
+def _head(cells: Cells, level: float) -> str:
     rows = [row for by_method in cells.values() for found in by_method.values() for row in found]
     suites = ", ".join(sorted({str(row.get("suite", "?")) for row in rows}))
     versions = sorted({f"{name} {number}" for row in rows for name, number in row["versions"].items()})
@@ -89,8 +89,8 @@ def _head(cells: Cells) -> str:
     lines = [
         f"# Benchmark: {suites}",
         "Written by `stitchrl benchmark table` from raw.jsonl alone. Normalised scores: 0 is a random policy, 100 the reference expert (D4RL's "
-        "for its robots). A seed's score is its mean over episodes; a cell is the interquartile mean over seeds with its 95 % stratified-bootstrap "
-        "interval over seeds and episodes."
+        "for its robots). A seed's score is its mean over episodes; a cell is the interquartile mean over seeds with its "
+        f"{100 * level:g} % stratified-bootstrap interval over seeds and episodes."
         + (" Where the task's model is known a policy's score is its exact value, without episodes." if exact else ""),
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {dates[0]} to {dates[-1]}, {sum(row['seconds'] for row in rows) / 3600:.1f} hours "
         f"of one core; {', '.join(versions)}.",
@@ -173,7 +173,7 @@ def _published(cells: Cells, methods: list[str], published: Published, source: s
     )
 
 
-def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
+def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:
     kept = [row for by_method in cells.values() for seeds in by_method.values() for row in seeds]
     notes = {row["note"]: dict.fromkeys(r["dataset"] for r in kept if r.get("note") == row["note"]) for row in kept if row.get("note")}
     found = [f"{', '.join(names)}: {note}." for note, names in notes.items()]
@@ -181,17 +181,13 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int) -> str:
     if fewest == 1:
         found.append("One seed: its interval covers episodes, not training.")
     elif fewest < FEW_SEEDS:
-        found.append(f"As few as {fewest} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE[fewest]} %.")
+        covered = f"only about {COVERAGE[fewest]} %" if level == 0.95 else "less than that"
+        found.append(f"As few as {fewest} seeds: where seeds differ much, their {100 * level:g} % interval covers {covered}.")
     found += _several_logs(cells)
     if older:
         found.append(f"{older} raw lines of older settings or data are left out.")
-    done = {(row["dataset"], row["method"], row["seed"], row["config_hash"], row["dataset_hash"]) for row in rows if is_done(row)}
-    lost = {
-        (row["dataset"], row["method"], row["seed"], row["config_hash"], row["dataset_hash"]): row["error"]
-        for row in rows
-        if not is_done(row)
-    }
-    found += [f"FAILED: {key[0]} {key[1]} seed {key[2]}: {error}" for key, error in lost.items() if key not in done]
+    ends = {(row["dataset"], row["method"], row["seed"]): row for row in rows}  # the last of each: one made after a failure makes up for it
+    found += [f"FAILED: {name} {method} seed {seed}: {row['error']}" for (name, method, seed), row in ends.items() if not is_done(row)]
     for alarm in sorted({alarm for row in kept for alarm in row.get("alarms", [])}):
         where = dict.fromkeys(f"{row['dataset']} {row['method']}" for row in kept if alarm in row.get("alarms", []))
         found.append(f"Alarm in training, {alarm}: {', '.join(where)}.")

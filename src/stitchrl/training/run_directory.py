@@ -20,23 +20,35 @@ FREE = ("version", "versions", "training.device", "training.compile_reason", "tr
 # All that is there of a run that was refused before its first step: it may be started anew.
 BEGUN = frozenset({"config.json", "tensorboard"})
 
+PROBE = "config.json.probe"
+
 
 @contextmanager
 def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bool, allow_change: Sequence[str] = ()) -> Iterator[None]:
-    """Holds a run directory ready for writing; raises CheckpointError if it is in use, holds another run, or cannot be written."""
+    """Holds a run directory, in which nothing is changed until the run is to `begin`; raises CheckpointError if it is in use, holds another run,
+    or cannot be written."""
     if resume and overwrite:
         raise CheckpointError(f"{path}: --resume continues the run that is there and --overwrite replaces it; give one of them")
     with ExitStack() as stack:
         try:
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
-            _prepare(path, config, resume, overwrite, allow_change)
+            _check(path, config, resume, overwrite, allow_change)
+            write_json(path / PROBE, config)  # a directory that cannot be written is told now, not at the first checkpoint
+            (path / PROBE).unlink()
         except OSError as error:
             raise CheckpointError(f"{path}: the run directory cannot be written ({error.strerror}); choose another with --run") from None
         yield
 
 
-def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
+def begin(path: Path, config: Mapping[str, Any], *, resume: bool) -> None:
+    """Makes a directory that is held the run's own, empty unless it goes on: when all that can be refused was not."""
+    if not resume:
+        _empty(path)
+    write_json(path / "config.json", config)
+
+
+def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
     file = path / "config.json"
     if resume:
         if not file.exists():
@@ -49,18 +61,14 @@ def _prepare(path: Path, config: Mapping[str, Any], resume: bool, overwrite: boo
             raise CheckpointError(
                 f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"
             )
-        write_json(path / f"{file.name}.probe", config)  # a directory that cannot be written is told now, not at the first checkpoint
-        (path / f"{file.name}.probe").unlink()
-        return  # config.json is written when the checkpoint is known to fit it
-    present = {entry.name for entry in path.iterdir()} - {"lock"}
+        return
+    present = {entry.name for entry in path.iterdir()} - {"lock", PROBE}
     if present and not _is_run(file):
         raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
     if present - BEGUN and not overwrite:
         raise CheckpointError(
             f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run"
         )
-    _empty(path)
-    write_json(file, config)
 
 
 def _check_names(allowed: Sequence[str], known: Mapping[str, Any]) -> None:

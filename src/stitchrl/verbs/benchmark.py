@@ -98,10 +98,9 @@ def _jobs(a: Run) -> list[Any]:
     chosen = suite(a.suite)
     if a.datasets:
         tasks = tuple(task for task in chosen.tasks if task.dataset.startswith(a.datasets))
-        if not tasks:
-            raise ConfigError(
-                f"--datasets {' '.join(a.datasets)}: the suite {chosen.name} has {', '.join(t.dataset for t in chosen.tasks)}"
-            )
+        unknown = [name for name in a.datasets if not any(task.dataset.startswith(name) for task in tasks)]
+        if unknown:
+            raise ConfigError(f"--datasets {' '.join(unknown)}: the suite {chosen.name} has {', '.join(t.dataset for t in chosen.tasks)}")
         chosen = replace(chosen, tasks=tasks)
     return jobs_of(chosen, tuple(dict.fromkeys(a.algorithms)), a.seeds, a.steps)
 

@@ -42,6 +42,8 @@ class Convert:
     source: Annotated[Source, tyro.conf.arg(name="")]
     output: Annotated[Path, tyro.conf.arg(name="to")] = Path()
     """where to write: by suffix .npz, .hdf5, .parquet, .csv; without a suffix a directory that opens memory-mapped"""
+    overwrite: bool = False
+    """replace the file, or the saved dataset, that is there"""
     format: Literal["suffix", "minari"] = "suffix"
     frame_stack: int | None = None
     """of a log whose observations are single frames: stack so many to an observation; each is stored once all the same"""
@@ -71,6 +73,8 @@ class Collect:
     """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0"""
     to: Path
     """where to write the dataset (see data convert)"""
+    overwrite: bool = False
+    """replace what is there"""
     behaviour: tuple[str, ...] = ("random",)
     """random, waypoint (PointMaze), highway-cautious, highway-reckless, a run directory or a saved policy; several make a mixture, one an episode"""
     weights: tuple[float, ...] = ()
@@ -129,12 +133,13 @@ def convert(arguments: Sequence[str]) -> int:
     a = parse(Convert, arguments, "stitchrl data convert", "Read one format, write another.")
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
+    _check_free(a.output, a.overwrite)
     dataset = _load(a.source)
     if a.frame_stack is not None:
         from stitchrl.data.frame_stacks import stack_frames
 
         dataset = stack_frames(dataset, a.frame_stack)
-    _write(dataset, a.output, a.format)
+    _write(dataset, a.output, a.format, a.overwrite)
     print(f"{a.output}: {len(dataset):,} steps in {dataset.episodes:,} episodes")
     return 0
 
@@ -177,12 +182,13 @@ def collect(arguments: Sequence[str]) -> int:
     from stitchrl.environments.make import make, spec_of
 
     a = parse(Collect, arguments, "stitchrl data collect", "An environment and a behaviour policy become a dataset.")
+    _check_free(a.to, a.overwrite)
     environment = make(a.environment)
     spec = spec_of(environment)
     behaviour = _behaviour(a, spec, environment)
     environment.close()
     dataset = collect_log(a.environment, behaviour, episodes=a.episodes, steps=a.steps, seed=a.seed, name=a.to.stem)
-    _write(dataset, a.to, "suffix")
+    _write(dataset, a.to, "suffix", a.overwrite)
     print(f"{a.to}: {len(dataset):,} steps in {dataset.episodes:,} episodes, mean return {dataset.returns().mean():.4g}")
     return 0
 
@@ -225,7 +231,13 @@ def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:
     return {"schema": TableSchema.from_mapping({f.name: getattr(from_file, f.name) for f in fields(TableSchema)} | given)}
 
 
-def _write(dataset: Any, path: Path, kind: str) -> None:
+def _check_free(path: Path, overwrite: bool) -> None:
+    """Raises ConfigError where something is at the path already: told before the work that is to be written there."""
+    if path.exists() and not overwrite:
+        raise ConfigError(f"{path}: exists already; choose another name (--to), or replace it with --overwrite")
+
+
+def _write(dataset: Any, path: Path, kind: str, overwrite: bool) -> None:
     from stitchrl.data import sources
 
     try:
@@ -235,7 +247,7 @@ def _write(dataset: Any, path: Path, kind: str) -> None:
 
             minari.write(dataset, path)
         else:
-            sources.write(dataset, path)
+            sources.write(dataset, path, **({} if path.suffix else {"overwrite": overwrite}))
     except OSError as error:
         raise DataError(f"{path}: cannot be written ({error.strerror})") from None
 

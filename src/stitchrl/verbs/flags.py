@@ -18,6 +18,10 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
     """Returns a dataclass filled from flags; raises ConfigError in one line for an unknown flag, a missing or a malformed value."""
     import tyro
 
+    given = [a.partition("=")[0].replace("_", "-") for a in arguments if a.startswith("--")]
+    for name in _lists(kind if default is None else type(default)):
+        if given.count(name) > 1:  # of other options the last one counts
+            raise ConfigError(f"{prog}: {name} is given more than once; give it once, with all of its values")
     complaint = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -52,6 +56,11 @@ def _flags(kind: Any, prog: str, extra: dict[str, Any]) -> list[str]:
     with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
         tyro.cli(kind, prog=prog, args=["--help"], **extra)
     return list(dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][\w.-]*\w", shown.getvalue())))
+
+
+def _lists(kind: Any) -> list[str]:
+    """The verb's own options that take several values."""
+    return ["--" + field.name.replace("_", "-") for field in dataclasses.fields(kind) if isinstance(field.default, tuple)]
 
 
 def _positional(kind: Any) -> str:

@@ -112,6 +112,8 @@ def _run(name: str, a: Any) -> int:
 
     if a.seeds < 1:
         raise ConfigError(f"{PROG}: --seeds is {a.seeds}; expected the number of seeds to train, at least 1")
+    if a.seed_list and (a.seeds, a.first_seed) != (1, 0):
+        raise ConfigError(f"{PROG}: --seed-list names the seeds; leave --seeds and --first-seed out")
     seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
     made = plan(
         name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation, goals=a.goals
@@ -147,11 +149,12 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
     from stitchrl.recipes import published
 
     kind, config = algorithms.find(name)
-    flag, _, asked = next((word for word in rest if word.partition("=")[0] == "--recipe"), "").partition("=")
+    told = [i for i, word in enumerate(rest) if word.partition("=")[0] == "--recipe"]  # of several the last counts, as of any option
+    flag, _, asked = rest[told[-1]].partition("=") if told else ("", "", "")
     if not flag:
         return Train(data=tyro.MISSING, settings=config(), goals=drawing_of(kind.batch))
     if not asked:
-        asked = next(iter(rest[rest.index(flag) + 1 :]), "") if flag in rest else ""
+        asked = next(iter(rest[told[-1] + 1 :]), "")
     if not asked:
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
     found = published.recipe(asked)

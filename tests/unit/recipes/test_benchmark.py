@@ -197,6 +197,10 @@ def test_the_newest_settings_count_and_the_page_says_so() -> None:
     page = benchmark_table([new, old], published, SOURCE)
     assert "2.00 [2.00, 2.00]" in page and "1.00" not in page and "1 raw lines of older settings or data are left out" in page
     assert "One seed" in page and "Published" not in page
+    lost = row("made/log", "bc", 0, 0.0, error="lost")
+    assert "FAILED" in benchmark_table([old, lost], published, SOURCE) and "FAILED" not in benchmark_table([lost, old], published, SOURCE)
+    half = benchmark_table([old, row("made/log", "bc", 1, 2.0)], published, SOURCE, 0.5)
+    assert "its 50 % stratified-bootstrap interval" in half and "their 50 % interval covers less than that" in half and "95" not in half
     with pytest.raises(CheckpointError, match="raw line 2 has no 'best'"):
         benchmark_table([old, {k: v for k, v in old.items() if k != "best"}], published, SOURCE)
     with pytest.raises(CheckpointError, match="no run came to its end"):
@@ -212,6 +216,9 @@ def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
     assert read_raw(file) == [one]
     append_raw(file, three)
     assert read_raw(file) == [one, three] and file.read_text().count("\n") == 2
+    file.write_bytes(file.read_bytes().rstrip())  # as an editor may leave it: the last line is whole
+    append_raw(file, one)
+    assert read_raw(file) == [one, three, one] and file.read_text().count("\n") == 3
     for other, told in (
         ("nonsense", "line 2 is no JSON object"),
         ('{"seed": 1, "step": 2}', "line 2 has no dataset, method; expected what"),
@@ -263,6 +270,8 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
     assert found("decision_transformer", "pong/expert", True).settings["longest_episode"] == 27_000
     assert found("bc", "gridworld/mixed", True).settings == {}
     assert not fits(Task("gridworld/mixed", (), 1, True), "sac_n")
+    walks, earned = Task("pointmaze/navigate", (), 1), Task("pointmaze/umaze", (), 1)
+    assert [(fits(walks, name), fits(earned, name)) for name in ("iql", "bc", "gciql", "hiql")] == [(False, True)] * 2 + [(True, False)] * 2
     with pytest.raises(ConfigError, match="unknown method 'filterd_bc'. Did you mean 'filtered_bc'"):
         found("filterd_bc", "hopper/medium")
 
@@ -272,8 +281,9 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
     [
         ("run --suite smok", "unknown suite 'smok'. Did you mean 'smoke'"),
         ("run --algorithms iqll", "unknown method 'iqll'. Did you mean 'iql'"),
-        ("run --datasets gridworld --algorithms td3_bc", "'td3_bc' learns no actions such as those of the suite smoke"),
+        ("run --datasets gridworld --algorithms td3_bc", "'td3_bc' fits no log of the suite smoke: it learns other actions"),
         ("run --datasets atari", "the suite smoke has gridworld/mixed"),
+        ("run --algorithms hiql", "'hiql' fits no log of the suite smoke: it learns other actions, or goals"),
         ("run --seeds 0", "--seeds is 0"),
         ("run --steps 0", "steps is 0"),
         ("run --processes 0", "--processes is 0"),
