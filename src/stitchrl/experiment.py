@@ -135,10 +135,9 @@ def plan(
     if made.goals.hindsight:
         changed = ("return_range", "reward_scale", "reward_shift", "reward_bound", "terminal_reward")
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
-    if isinstance(found.batch, Windows) and made.preprocessing.reward_bound is not None:
-        raise ConfigError(
-            f"reward_bound: '{algorithm}' is told returns while it acts, which no environment pays in cut rewards; leave it out"
-        )
+    if isinstance(found.batch, Windows):
+        unheard = ("reward_bound", "terminal_reward") if found.asked else ("reward_bound",)
+        refuse_changed(made.preprocessing, unheard, f"on what the environment pays '{algorithm}' while it acts")
     return made
 
 

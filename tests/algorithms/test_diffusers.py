@@ -324,6 +324,50 @@ def test_conditions_that_cannot_be_told_are_refused(settings: dict[str, Any], wo
         planner(DecisionDiffuser, **settings)
 
 
+def steps_of(horizon: int, terminal: float) -> WindowBatch:
+    """What is measured of a log: its states one by one, of an episode with so many."""
+    alone = [log([[0.5]], [1.0], [terminal], [0.0])._replace(timesteps=torch.tensor([[t]])) for t in range(horizon)]
+    return WindowBatch(*(None if part[0] is None else torch.cat(part) for part in zip(*alone, strict=True)))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [(Diffuser, {"goal": ((0, 0),)}), (DecisionDiffuser, {"constraints": ((0, 0.0, 1.0),), "constrained": "finally"})],
+)
+def test_where_no_plans_end_is_known_nothing_is_asked_of_it(kind: type[Algorithm], settings: dict[str, Any]) -> None:
+    config = {Diffuser: DiffuserConfig, DecisionDiffuser: DecisionDiffuserConfig}[kind](horizon=4, **SMALL, **settings)  # type: ignore[index]
+    algorithm = build(kind, config, SPEC, 0)
+    with pytest.raises(ConfigError, match="horizon is 4, the longest episode has 3 states.*at most 3"):
+        algorithm.measure(steps_of(3, 0.0))
+    algorithm.measure(steps_of(3, 1.0))  # nothing more happens where a task has ended
+    algorithm.measure(steps_of(4, 0.0))
+
+
+def test_a_constraint_that_no_state_meets_is_refused() -> None:
+    algorithm = build(DecisionDiffuser, DecisionDiffuserConfig(horizon=4, constraints=((0, 5.0, 6.0),), **SMALL), SPEC, 0)
+    with pytest.raises(ConfigError, match=r"\(0, 5.0, 6.0\) is met by no state of the log, where dimension 0 is 0.5 to 0.5"):
+        algorithm.measure(steps_of(4, 0.0))
+
+
+def test_the_share_of_constraints_met_is_of_those_that_are_known() -> None:
+    config = DecisionDiffuserConfig(horizon=4, constraints=((0, 0.0, 1.0),), constrained="finally", **SMALL)
+    algorithm = build(DecisionDiffuser, config, SPEC, 0)
+    met = log([[0.5], [0.5], [0.5], [0.5]], [1, 1, 1, 0], [0, 0, 0, 0], [0.0] * 4)  # the other window is cut by the clock
+    both = WindowBatch(*(None if a is None else torch.cat([a, b]) for a, b in zip(met, CLOCK, strict=True)))  # type: ignore[arg-type]
+    noise = {"noise": torch.zeros(2, 4, 1), "time": torch.full((2,), 0.5), "told": torch.zeros(2, 2)}
+    _, metrics = algorithm.losses(both, noise, frozenset(["plans"]))
+    assert metrics["constraints_met"].item() == 1.0
+
+
+@pytest.mark.parametrize("target", [0.8, -0.5, 0.0])
+def test_the_plan_that_is_followed_is_the_best_of_those_shown(target: float) -> None:
+    shown = planner(DecisionDiffuser, target=target).planned(OBSERVATIONS)
+    assert shown.scores.argmax(1).tolist() == [7 if target else 0] * 3 and shown.scores[:, -1].tolist() == pytest.approx([target] * 3)
+    assert torch.equal(shown.states[:, -1], shown.stages[:, -1])
+    unasked = planner(DecisionDiffuser, return_condition=False, constraints=((0, 0.0, 1.0),))
+    assert unasked.score.startswith("nothing") and unasked.planned(OBSERVATIONS).scores.tolist() == [[0.0]] * 3
+
+
 def test_the_transformer_plans_too() -> None:
     config = DecisionDiffuserConfig(horizon=5, network="dit", width=8, depth=1, heads=2, diffusion_steps=4)
     policy = build(DecisionDiffuser, config, SPEC, 0).policy()

@@ -176,3 +176,6 @@ def test_a_run_is_evaluated_where_it_was_and_acts_otherwise_with_the_same_weight
         stitchrl.evaluate(tmp_path / "run", settings={"width": 16})
     plans = stitchrl.plan(tmp_path / "run", log.observations[:4], settings={"horizon": 5, "planning": "likelihood"})
     assert plans.states.shape == (4, 2, 5) and plans.scores.shape == (4, 2)
+    for wrong, words in ((np.array([10_000]), "outside the states"), (np.zeros((2, 4)), "have shape"), (np.array(3), "have shape")):
+        with pytest.raises(DataError, match=words):
+            stitchrl.plan(tmp_path / "run", wrong)

@@ -107,8 +107,10 @@ def test_a_step_that_ends_the_task_can_earn_something_else() -> None:
     assert kept.rewards.tolist() == [1.0, 1.0, 1.0, -1.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.5, 0.5, -1.0]
     kept, _ = prepare(log(), plan("bc", preprocessing=Preprocessing(reward_bound=0.4, terminal_reward=2.0)))
     assert kept.rewards.tolist() == pytest.approx([0.4, 0.4, 0.4, 2.0, 0.0, 0.0, 0.0, 0.0, 0.4, 0.4, 0.4, 2.0])
-    with pytest.raises(ConfigError, match="reward_bound: 'decision_transformer' is told returns while it acts"):
-        plan("decision_transformer", preprocessing=Preprocessing(reward_bound=1.0))
+    for unpaid in ({"reward_bound": 1.0}, {"terminal_reward": -100.0}):
+        with pytest.raises(ConfigError, match=f"{next(iter(unpaid))} is .* no effect on what the environment pays 'decision_transformer'"):
+            plan("decision_transformer", preprocessing=Preprocessing(**unpaid))
+    assert plan("decision_diffuser", preprocessing=Preprocessing(terminal_reward=-100.0)).preprocessing.terminal_reward == -100
     with pytest.raises(ConfigError, match="rewards from -inf to"):
         prepare(log(), plan("bc", preprocessing=Preprocessing(terminal_reward=-1e39)))
 

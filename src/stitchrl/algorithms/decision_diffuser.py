@@ -19,14 +19,14 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
-from stitchrl.core.settings import Count, Fraction, Hidden, Natural, NonNegative, Positive, Rate, Share, refuse_changed
+from stitchrl.core.settings import Count, Fraction, Hidden, Levels, Natural, NonNegative, Positive, Rate, Share, refuse_changed
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.denoisers import DiT, TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws, guided, sample
 from stitchrl.nn.mlp import MLP
 from stitchrl.nn.noise_schedules import Prediction, SamplerName, Schedule, ScheduleKind, chain
-from stitchrl.nn.planning import Measured, TrajectoryModel, begun, check_horizon, held, no_plans, renewed
+from stitchrl.nn.planning import Measured, TrajectoryModel, begun, check_ends, check_horizon, held, no_plans, renewed
 
 
 @final
@@ -42,7 +42,7 @@ class DecisionDiffuserConfig:
     """temporal U-Net, or a transformer (CleanDiffuser's)"""
     width: Count = 128
     """channels of the U-Net's first level, or the transformer's"""
-    multipliers: tuple[Count, ...] = (1, 4, 8)
+    multipliers: Levels = (1, 4, 8)
     """of the width, one a level; U-Net only"""
     depth: Count = 2
     """layers; transformer only, as the next"""
@@ -153,12 +153,12 @@ class DecisionDiffuserPolicy(Policy):
 
     vmapped = False
     drawn = True
-    score = "return asked for, a share of the log's range"
     SHOWN = 8  # plans in a drawing
 
     def __init__(self, plans: PlanModel, inverse: InverseDynamics, config: DecisionDiffuserConfig) -> None:
         super().__init__()
         self.plans, self.inverse, self.config = plans, inverse, config
+        self.score = "return asked for, a share of the log's range" if config.return_condition else "nothing: none is asked for a return"
         self.limits = plans.model.observations
         self.steps = chain(plans.model.diffusion.schedule, config.sampler, config.sampling_steps)
         check_horizon(config.horizon, config.replan_every, config.warm_start_steps, self.steps)
@@ -195,7 +195,8 @@ class DecisionDiffuserPolicy(Policy):
         """Returns the plan that is followed, scored by the return asked for, and where plans are told returns, others that ask for less."""
         z = self._noise(observations, noise)
         count = self.SHOWN if self.config.return_condition else 1
-        shares = torch.linspace(0, 1, count + 1, device=z.device, dtype=z.dtype)[1:] * self.config.target
+        less = torch.linspace(1, 0, count + 1, device=z.device, dtype=z.dtype)[1:] * abs(self.config.target)
+        shares = (self.config.target - less) * self.config.return_condition
         s, z = (x.repeat_interleave(count, 0) for x in (self.limits.encode(observations, z), z))
         path = self._path(s, z, None, shares.repeat(len(observations)))
         plans = path[-1].unflatten(0, (-1, count))
@@ -274,6 +275,7 @@ class DecisionDiffuser(Algorithm):
         return {"noise": Normal(shape), "time": Uniform((size,)), "told": Uniform((size, 2))}
 
     def measure(self, log: WindowBatch) -> None:
+        check_constraints(self.config, log)
         self.plans.model.measure(log)
         self.plans.returns.measure(log.returns_to_go[:, 0][log.taken[:, 0] > 0])  # nothing is earned where an episode has ended
 
@@ -298,7 +300,8 @@ class DecisionDiffuser(Algorithm):
                 metrics["return_share"] = values[:, 0].mean()
             if c.constraints:
                 first = int(c.return_condition)
-                metrics["constraints_met"] = (values[:, first : first + len(c.constraints)] > 0).to(values.dtype).mean()
+                asked = slice(first, first + len(c.constraints))
+                metrics["constraints_met"] = ((values > 0) * known)[:, asked].sum() / known[:, asked].sum().clamp_min(1)
 
         if "inverse" in due:  # eq. 8, second part, where an action led from one state to the next
             errors = self.inverse.errors(x0[:, :-1], x0[:, 1:], batch.actions[:, :-1])
@@ -338,6 +341,19 @@ class DecisionDiffuser(Algorithm):
 def conditions_of(c: DecisionDiffuserConfig) -> int:
     """Returns how many things a plan can be told."""
     return c.return_condition + len(c.constraints) + c.skills
+
+
+def check_constraints(c: DecisionDiffuserConfig, log: WindowBatch) -> None:
+    """Raises ConfigError for constraints of which the log `[M, 1, …]` has no example."""
+    if c.constraints and c.constrained == "finally":
+        check_ends(log, c.horizon, "a constraint on its last state")
+    for d, low, high in c.constraints:
+        x = log.observations.flatten(2)[..., d]
+        if not bool(((x >= low) & (x <= high)).any()):
+            raise ConfigError(
+                f"the constraint {(d, low, high)} is met by no state of the log, where dimension {d} is {float(x.min()):.4g} to {float(x.max()):.4g} "
+                "in the learner's units: there is nothing to learn it from; change it, or leave it out"
+            )
 
 
 def check_conditions(c: DecisionDiffuserConfig, spec: Spec) -> None:

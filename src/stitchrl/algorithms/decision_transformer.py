@@ -189,6 +189,7 @@ class ReturnConditionedPolicy(Policy):
 @final
 class DecisionTransformer(Algorithm):
     batch = Windows(final_states=False)
+    asked = True
     acting_settings = frozenset(["context"])
 
     def __init__(self, config: DecisionTransformerConfig, spec: Spec) -> None:

@@ -18,13 +18,13 @@ from stitchrl.core.batch import BatchKind
 from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
-from stitchrl.core.settings import Count, Fraction, Natural, NonNegative, Positive, Rate
+from stitchrl.core.settings import Count, Fraction, Levels, Natural, NonNegative, Positive, Rate
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.denoisers import TemporalUnet
 from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.noise_schedules import Chain, Prediction, SamplerName, Schedule, ScheduleKind, Step, chain
-from stitchrl.nn.planning import TrajectoryModel, begun, check_goal, check_horizon, held, no_plans, renewed, wanted
+from stitchrl.nn.planning import TrajectoryModel, begun, check_ends, check_goal, check_horizon, held, no_plans, renewed, wanted
 from stitchrl.nn.temporal_value import TemporalValue
 
 
@@ -39,7 +39,7 @@ class DiffuserConfig:
     """what the network says: the trajectory without noise, the noise, or a mixture"""
     width: Count = 32
     """channels of the temporal U-Net's first level, and of the value network's"""
-    multipliers: tuple[Count, ...] = (1, 2, 4, 8)
+    multipliers: Levels = (1, 2, 4, 8)
     """of the width, one a level"""
     action_weight: Positive = 10.0
     """of the first action's error, the one that will be done (1 in Maze2D)"""
@@ -225,6 +225,8 @@ class Diffuser(Algorithm):
         return {"noise": Normal((size, *self.shape)), "time": Uniform((size,))}
 
     def measure(self, log: WindowBatch) -> None:
+        if self.config.goal:
+            check_ends(log, self.config.horizon, f"the goal {self.config.goal}")
         self.denoiser.measure(log)
         self.value.returns.measure(log.returns_to_go[:, 0][log.taken[:, 0] > 0])  # nothing is earned where an episode has ended
 

@@ -19,7 +19,7 @@ from stitchrl.core.batch import BatchKind
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
-from stitchrl.core.settings import Count, Natural, NonNegative, Positive, Rate, refuse_changed
+from stitchrl.core.settings import Count, Levels, Natural, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
 from stitchrl.core.windows import WindowBatch, Windows
 from stitchrl.nn.denoisers import DiT, TemporalUnet
@@ -51,7 +51,7 @@ class DiffusionPolicyConfig:
     """temporal U-Net (the paper's first choice), or a transformer (CleanDiffuser's)"""
     width: Count = 256
     """channels of the U-Net's first level, or the transformer's"""
-    multipliers: tuple[Count, ...] = (1, 2, 4)
+    multipliers: Levels = (1, 2, 4)
     """of `width`, one a level; each level but the last halves the chunk; U-Net only"""
     kernel: Count = 5
     """of the convolutions over time; odd; U-Net only"""

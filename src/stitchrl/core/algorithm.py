@@ -54,6 +54,7 @@ class Algorithm(nn.Module, ABC):
     batch: BatchKind  # what it eats; the engine replaces it where an algorithm that knows of no goals is to reach them
     action_space: ClassVar[Literal["any", "box", "discrete"]] = "any"
     online: ClassVar[bool] = False  # may it also learn from an environment, acting with its policy plus noise?
+    asked: ClassVar[bool] = False  # its policy is asked for a return, in the task's own rewards
     acting: ClassVar[frozenset[str]] = frozenset(["actor", "temperature"])  # learn from actors' goals, where hindsight draws goals
     acting_settings: ClassVar[frozenset[str]] = frozenset()  # which its policy reads where it acts: others are in what was learned
     fine_tunes: ClassVar[bool] = False  # may a run go on in an environment? True for actor-critics and value learners, not for cloning

@@ -37,6 +37,11 @@ def unpack_space(columns: Tensor, space: Space) -> Tensor:
     return columns if len(space.shape) == 1 else columns.unflatten(-1, space.shape)
 
 
+def unpack_actions(columns: Tensor, space: Space) -> Tensor:
+    """Returns `[B, A]`, actions of whatever shape as vectors (or int64 `[B]` where discrete), from `[B, width]` columns of packed rows."""
+    return columns.squeeze(-1).long() if isinstance(space, Discrete) else columns
+
+
 @final
 @dataclass(frozen=True)
 class Transitions:
@@ -58,11 +63,11 @@ class Transitions:
         if not isinstance(rows, Tensor):
             s, s_next = observations(rows, spec.observation)
             a, r, terminal = rows.numbers.split(list(self.columns(spec).values()), dim=-1)
-            return TransitionBatch(s, unpack_space(a, spec.action), r.squeeze(-1), s_next, terminal.squeeze(-1))
+            return TransitionBatch(s, unpack_actions(a, spec.action), r.squeeze(-1), s_next, terminal.squeeze(-1))
         s, a, r, terminal, s_next = rows.split(list(self.columns(spec).values()), dim=-1)
         return TransitionBatch(
             unpack_space(s, spec.observation),
-            unpack_space(a, spec.action),
+            unpack_actions(a, spec.action),
             r.squeeze(-1),
             unpack_space(s_next, spec.observation),
             terminal.squeeze(-1),
@@ -128,7 +133,7 @@ class NextActionTransitions:
     def unpack(self, rows: Tensor, spec: Spec) -> NextActionBatch:
         """Returns the batch in packed `rows [B, width]`."""
         step = sum(Transitions.columns(spec).values())
-        return NextActionBatch(*Transitions().unpack(rows[:, :step], spec), unpack_space(rows[:, step:], spec.action))
+        return NextActionBatch(*Transitions().unpack(rows[:, :step], spec), unpack_actions(rows[:, step:], spec.action))
 
 
 class ReturnBatch(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple, final
 import torch
 from torch import Tensor
 
-from stitchrl.core.batch import BatchKind, TransitionBatch, Transitions, unpack_space, width
+from stitchrl.core.batch import BatchKind, TransitionBatch, Transitions, unpack_actions, width
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.settings import Count, Fraction, OpenFraction, refuse_changed
 from stitchrl.core.spec import Box, Space, Spec
@@ -195,7 +195,7 @@ def _unpacked(rows: Tensor, spec: Spec) -> tuple[GoalBatch, list[Tensor]]:
     states, actions = rows.split(list(Goals.columns(spec).values()), dim=-1)  # [B, R, O], [B, R, A]
     s, s_next, value_goal, actor_goal, *subgoals = states.unbind(-2)
     reached = _same(s, value_goal)
-    a = unpack_space(actions[..., 0, :], spec.action)
+    a = unpack_actions(actions[..., 0, :], spec.action)
     return GoalBatch(s, a, reached - 1, s_next, reached, value_goal, actor_goal), subgoals
 
 

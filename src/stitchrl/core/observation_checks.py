@@ -11,7 +11,7 @@ from stitchrl.core.spec import Discrete, Space
 def check_observations(observations: np.ndarray, space: Space, seeds: int) -> None:
     """Raises DataError for observations that are not `[S, N, *O]` of a space, or hold what it cannot."""
     shape = () if isinstance(space, Discrete) else space.shape
-    if observations.shape[:1] != (seeds,) or observations.shape[2:] != shape:
+    if observations.ndim < 2 or observations.shape[:1] != (seeds,) or observations.shape[2:] != shape:
         expected = ", ".join(["N", *map(str, shape)])
         raise DataError(f"observations of {seeds} seeds have shape {list(observations.shape)}; expected [S, {expected}]")
     if observations.dtype.kind not in "buif":

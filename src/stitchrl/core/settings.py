@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 
 from stitchrl.core.errors import ConfigError
 
@@ -24,6 +24,7 @@ Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Several = Annotated[int, Ge(2)]
 Hidden = tuple[Count, ...]  # units of each hidden layer
+Levels = Annotated[tuple[Count, ...], MinLen(1)]
 
 
 def nearest(name: str, known: list[str]) -> str:

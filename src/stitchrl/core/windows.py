@@ -11,7 +11,7 @@ from typing import NamedTuple, final
 
 from torch import Tensor
 
-from stitchrl.core.batch import unpack_space, width
+from stitchrl.core.batch import unpack_actions, unpack_space, width
 from stitchrl.core.frame_batch import FrameRows, PackedRows
 from stitchrl.core.spec import Spec, is_image
 
@@ -65,7 +65,7 @@ class Windows:
         widths = self.columns(spec)
         columns = dict(zip(widths, numbers.split(list(widths.values()), dim=-1), strict=True))
         s = _stacks(rows, spec) if isinstance(rows, FrameRows) else unpack_space(columns.pop("observations"), spec.observation)
-        a = unpack_space(columns.pop("actions"), spec.action)
+        a = unpack_actions(columns.pop("actions"), spec.action)
         goals = unpack_space(columns.pop("goals"), spec.observation) if self.goals else None
         r, g, terminal, t, taken, present, *labels = (x.squeeze(-1) for x in columns.values())
         return WindowBatch(s, a, r, g, terminal, t.long(), taken, present, labels[0].long() if labels else None, goals)

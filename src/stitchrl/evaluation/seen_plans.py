@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.observation_checks import check_observations
 from stitchrl.core.plans import Planned, Planner
 from stitchrl.core.policy_calls import Plans
 from stitchrl.core.spec import Discrete, is_image
@@ -32,7 +33,8 @@ class SeenPlans:
 
 
 def seen_plans(agent: Agent, observations: Array, *, sampled: bool = False) -> SeenPlans:
-    """Returns the plans of the agent's first seed from observations `[N, *O]`; raises ConfigError for a policy that does not plan."""
+    """Returns the plans of the agent's first seed from observations `[N, *O]`; raises ConfigError for a policy that does not plan, DataError
+    for other observations than the log's."""
     policy = agent.policy
     if not isinstance(policy, Planner):
         raise ConfigError(f"a policy of '{agent.name}' makes no plans; those of diffuser, decision_diffuser and trajectory_transformer do")
@@ -42,6 +44,7 @@ def seen_plans(agent: Agent, observations: Array, *, sampled: bool = False) -> S
     space = agent.spec.observation
     if is_image(space):
         raise ConfigError("the plans are of images, which are not drawn as lines")
+    check_observations(observations[None], space, 1)
     seen = observations if isinstance(space, Discrete) else apply(agent.transforms, "observations", observations.astype(np.float32))
     x = torch.as_tensor(np.array(seen), device=like.device).to(torch.int64 if isinstance(space, Discrete) else like.dtype)
     kind = policy.noise(len(x)) if sampled else None

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Memory
-from stitchrl.core.spec import Discrete, Space, Spec, is_image
+from stitchrl.core.spec import Box, Discrete, Space, Spec, is_image
 from stitchrl.core.windows import WindowBatch
 from stitchrl.nn.diffusion import Diffusion, draws
 from stitchrl.nn.noise_schedules import Chain
@@ -105,7 +105,8 @@ class TrajectoryModel(nn.Module):
         super().__init__()
         self.diffusion = diffusion
         self.observations = Limits(observation)
-        self.actions = None if action is None else Limits(action)
+        # actions come as vectors, whatever their shape in the task
+        self.actions = None if action is None else Limits(Box((action.size,)) if isinstance(action, Box) else action)
 
     def measure(self, log: WindowBatch) -> None:
         """Sets the limits to the range of the log's states `[M, 1, …]` and of the actions done there."""
@@ -127,6 +128,16 @@ def held(batch: WindowBatch) -> tuple[Tensor, Tensor]:
     index = index.reshape(*index.shape, *(1,) * extra).expand(batch.observations.shape)
     ended = batch.terminals.amax(1, keepdim=True)  # [B, 1]
     return batch.observations.gather(1, index), torch.maximum(batch.present, ended)
+
+
+def check_ends(log: WindowBatch, horizon: int, what: str) -> None:
+    """Raises ConfigError where no window of the log `[M, 1, …]` has a known last state: all episodes are shorter, and cut by the clock."""
+    longest = int(log.timesteps.max()) + 1
+    if longest < horizon and not bool(log.terminals.any()):
+        raise ConfigError(
+            f"horizon is {horizon}, the longest episode has {longest} states, and all are cut by the clock: where a plan ends is never known, and "
+            f"{what} cannot be learned; use a horizon of at most {longest}"
+        )
 
 
 def remaining(chain: Chain, steps: int) -> Chain:

@@ -31,11 +31,19 @@ def asked_section(run: Path) -> Section | None:
         seeds = ", ".join(short_number(float(x)) for x in episodes.mean(1))
         rows.append([short_number(float(target)), short_number(found.estimate, digits), ends, seeds])
     about = paragraph(
-        f"{record['environment']}: {returns.shape[2]} episodes of each seed for each target, all begun alike. On the dashed line a policy "
-        "does what it is asked."
+        f"{record['environment']}{_otherwise(record)}: {returns.shape[2]} episodes of each seed for each target, all begun alike. "
+        "On the dashed line a policy does what it is asked."
     )
     told = table(["asked for", "obtained, mean", "95 %", "seeds"], rows, "returns, undiscounted")
     return Section("Asked and obtained", about + figures([_curve(asked, returns, record)]) + told)
+
+
+def _otherwise(record: dict[str, Any]) -> str:
+    """How it was asked otherwise than the run is."""
+    changed = [f"{name} {value}" for name, value in (record.get("settings") or {}).items()] + ["sampled actions"] * bool(
+        record.get("sampled")
+    )
+    return f", with {', '.join(changed)}" if changed else ""
 
 
 def _curve(asked: np.ndarray, returns: np.ndarray, record: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ class Plans:
 
     `plans [N, K, T, 2]` with `scores [N, K]`, higher is better; `stages [N, J, T, 2]`, how each start's best plan came about, first to last
     (J = 0: not told); `starts [N, 2]`; `goals [N, 2]`, not a number where there is none; `walls [W, 4]`: x, y of the lower left corner, width
-    and height of each. `axes`: what the two coordinates are; `score`: what the scores are.
+    and height of each. `axes`: what the two coordinates are; `score`: what the scores are; `told`: with what settings in place of the run's.
     """
 
     plans: Array
@@ -50,6 +50,7 @@ class Plans:
     walls: Array
     axes: tuple[str, str] = ("x", "y")
     score: str = "score"
+    told: str = ""
 
     def __post_init__(self) -> None:
         if self.plans.ndim != 4 or self.plans.shape[-1] != 2 or 0 in self.plans.shape:
@@ -86,10 +87,12 @@ def read_plans(directory: Path) -> Plans | None:
         return None
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found: dict[str, Any] = {field.name: arrays[field.name] for field in fields(Plans)}
+            found: dict[str, Any] = {
+                field.name: arrays[field.name] for field in fields(Plans) if field.name in arrays or field.name != "told"
+            }
         found["axes"] = tuple(map(str, found["axes"]))
-        found["score"] = str(found["score"])
-        numbers = {name: np.asarray(value, np.float64) for name, value in found.items() if name not in ("axes", "score")}
+        found |= {name: str(found[name]) for name in ("score", "told") if name in found}
+        numbers = {name: np.asarray(value, np.float64) for name, value in found.items() if name not in ("axes", "score", "told")}
         return Plans(**{**found, **numbers})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: not the plans that `stitchrl plan` writes ({str(error)[:200]}); write them anew") from error
@@ -179,7 +182,9 @@ def standing(plans: Plans) -> str:
 def plans_section(plans: Plans) -> Section:
     """Returns the part of a run's report that shows the plans, its pictures inside."""
     count, candidates, length, _ = plans.plans.shape
-    about = f"{count} start{'s' if count > 1 else ''}, {candidates} plan{'s' if candidates > 1 else ''} of {length} states each. "
+    about = (
+        f"{count} start{'s' if count > 1 else ''}, {candidates} plan{'s' if candidates > 1 else ''} of {length} states each{plans.told}. "
+    )
     drawn = []
     for start in range(count):
         for name, picture in _pictures_of(plans, start).items():

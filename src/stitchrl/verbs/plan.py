@@ -57,9 +57,8 @@ def plan(arguments: Sequence[str]) -> int:
     if a.to is None and (a.run / "policy").is_dir():
         write_run_report(a.run)
     count, candidates, length, _ = found.plans.shape
-    print(
-        f"{a.run}: {candidates} plan(s) of {length} states from each of {count} start(s); written: {', '.join(map(str, written))}.{standing(found)}"
-    )
+    made = f"{candidates} plan(s) of {length} states from each of {count} start(s)"
+    print(f"{a.run}{found.told}: {made}; written: {', '.join(map(str, written))}.{standing(found)}")
     return 0
 
 
@@ -100,5 +99,6 @@ def _plans(a: Plan) -> Plans:
         def place(states: Any) -> Any:
             return np.asarray(states[..., list(a.dimensions)], np.float64)
 
+    told = f" with {', '.join(a.settings)}" if a.settings else ""
     drawn = [place(x) for x in (seen.states, seen.stages, seen.observations)]
-    return Plans(drawn[0], seen.scores, drawn[1], drawn[2], goals, np.asarray(walls.walls, np.float64), axes, seen.score)
+    return Plans(drawn[0], seen.scores, drawn[1], drawn[2], goals, np.asarray(walls.walls, np.float64), axes, seen.score, told)

@@ -23,6 +23,9 @@ def test_it_says_what_was_obtained_for_each_target(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text(json.dumps(RECORD | {"logged": None}))
     section = asked_section(tmp_path)
     assert section is not None and "returns in the log" not in section.body
+    (tmp_path / FILE).write_text(json.dumps(RECORD | {"settings": {"context": 1}, "sampled": True}))
+    section = asked_section(tmp_path)
+    assert section is not None and "Hopper-v5, with context 1, sampled actions: 2 episodes" in section.body
 
 
 @pytest.mark.parametrize(

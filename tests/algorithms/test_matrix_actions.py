@@ -1,0 +1,54 @@
+"""Actions that are no vectors: learned from as such, and given back in their shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stitchrl import algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.spec import Box, Spec
+from stitchrl.data.dataset import Dataset
+from stitchrl.experiment import as_acting, make_learner, plan, prepare
+from stitchrl.training.learner import Training
+from tests.algorithms.synthetic_log import Case
+
+SPEC = Spec(Box((3,)), Box((2, 2), (-1.0,), (1.0,)))
+NAMES = [name for name in algorithms.names() if algorithms.find(name)[0].action_space in ("any", "box")]
+
+
+def log() -> Dataset:
+    rng = np.random.default_rng(0)
+    episodes: list[dict[str, Any]] = [
+        {
+            "observations": rng.normal(size=(13, 3)).astype(np.float32),
+            "actions": rng.uniform(-1, 1, (12, 2, 2)).astype(np.float32),
+            "rewards": rng.normal(size=12),
+            "terminals": True,
+        }
+        for _ in range(6)
+    ]
+    return Dataset.from_episodes(episodes, SPEC)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_matrix_is_learned_and_done(name: str) -> None:
+    from stitchrl.core.goals import GoalDrawing, Goals
+
+    goals = GoalDrawing(hindsight=True, terminals="as_timeouts") if isinstance(algorithms.find(name)[0].batch, Goals) else None
+    made = plan(
+        name, settings=Case(name, "box").config(), goals=goals, training=Training(steps=2, batch_size=4, compile="off", device="cpu")
+    )
+    data, transforms = prepare(log(), made)
+    learner = make_learner(made, data, transforms)
+    for _ in range(2):
+        learner.advance()
+    learner.check()
+    spec, seen = as_acting(made, data, transforms)
+    agent = Agent(name, learner.template, learner.update.parameters, spec, seen, made.seeds)
+    shape = spec.observation.shape if isinstance(spec.observation, Box) else ()
+    assert agent.predict(np.zeros((5, *shape), np.float32)).shape == (5, 2, 2)
+    if agent.stochastic and not agent.policy.drawn:
+        assert agent.predict(np.zeros((5, *shape), np.float32), sampled=True).shape == (5, 2, 2)
