@@ -32,9 +32,6 @@ from stitchrl.evaluation.references import normalized_score, reference_for
 FOLDER = Path(__file__).parent
 RAW, PAGE = FOLDER / "raw" / "planning.jsonl", FOLDER / "PLANNING.md"
 CHAINS = ("ddpm:1000", "ddpm:100", "ddim:20", "dpm_solver++:20", "dpm_solver++:10", "dpm_solver++:5", "dpm_solver++:20:5")
-ONE_DRAW = [
-    "Scores before 2026-11-22 are of one draw of noise for all plans, as evaluations were then: a sampler's luck, which says little of its quality."
-]
 LEAST_SECONDS = 0.5  # of a measurement
 
 
@@ -96,16 +93,11 @@ def page(lines: list[dict[str, Any]]) -> str:
         "",
         "Written by `benchmarks/speed/planning.py` from raw/planning.jsonl; do not edit. One trained policy each, its sampler changed after",
         "learning. Actions a processor second, a new plan for each at every step, one thread. The score is the mean over episodes with a 95 %",
-        "interval over them (their number), plans followed for a few steps; 0: random actions, 100: the reference expert.",
+        "interval over them (their number), plans drawn anew and followed for a few steps; 0: random actions, 100: the reference expert.",
     ]
-    for algorithm in dict.fromkeys(map(algorithm_of, lines)):
-        text += section(algorithm, [line for line in lines if algorithm_of(line) == algorithm])
+    for algorithm in dict.fromkeys(line["run"]["algorithm"] for line in lines):
+        text += section(algorithm, [line for line in lines if line["run"]["algorithm"] == algorithm])
     return "\n".join(text) + "\n"
-
-
-def algorithm_of(line: dict[str, Any]) -> str:
-    """Returns whose run a line is of; the first lines did not say."""
-    return str(line["run"].get("algorithm", "decision_diffuser"))
 
 
 def section(algorithm: str, lines: list[dict[str, Any]]) -> list[str]:
@@ -137,7 +129,6 @@ def section(algorithm: str, lines: list[dict[str, Any]]) -> list[str]:
         f"{last['date']} UTC, {last['machine']}, torch {last['torch']}, stitchrl {last['version']} at {last['commit']}. `{last['run']['data']}`, "
         f"{last['run']['steps']:,} steps of learning, horizon {settings['horizon']}, width {settings['width']}, "
         f"{settings['diffusion_steps']:,} steps of diffusion; plans followed for {last['replan_every']} steps.",
-        *ONE_DRAW * (min(line["date"] for line in latest.values()) < "2026-11-22"),
         "",
         f"| sampler | {heads} | × {chains[0].replace(':', ', ')} ({most}) | score |",
         "|---|" + "---:|" * (len(environments) + 2),

@@ -95,9 +95,10 @@ def test_planning_beats_greedy_decoding() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_values_cross_the_ants_maze_where_cloning_and_td3_bc_fail() -> None:
-    """benchmarks/scores/antmaze: of 50 episodes IQL's policies arrive in 76 and 64 %, cloning's and TD3+BC's (with CORL's rewards) in none."""
+    """benchmarks/scores/antmaze: of 50 episodes IQL's policy arrives in 52 %, ReBRAC's in 66, cloning's and TD3+BC's (CORL's rewards) in none."""
     assert suite_score("antmaze", "antmaze/medium-diverse", "bc") <= 10
     assert suite_score("antmaze", "antmaze/medium-diverse", "td3_bc") <= 10
     assert suite_score("antmaze", "antmaze/medium-diverse", "iql") >= 30
+    assert suite_score("antmaze", "antmaze/medium-diverse", "rebrac") >= 30

@@ -100,8 +100,7 @@ def run_online(
         carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
-        run_directory.begin(path, config, resume=resume)
-        _keep_offline(path, parent)
+        _begin(path, config, parent, resume=resume)
         doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
         records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)
         spec, scales = before.spec, before.transforms
@@ -131,8 +130,9 @@ def _as_begun(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config | {"parent": before | {"path": config["parent"]["path"]}} if isinstance(before, dict) else config
 
 
-def _keep_offline(path: Path, parent: Parent) -> None:
-    """Writes the offline phase's evaluations beside the new ones, so that both can be shown from this directory alone."""
+def _begin(path: Path, config: Mapping[str, Any], parent: Parent, *, resume: bool) -> None:
+    """Makes the directory the run's, with the offline phase's evaluations beside the new ones, so that both can be shown from it alone."""
+    run_directory.begin(path, config, resume=resume)
     offline, kept = parent.path / "evaluations.jsonl", path / "offline_evaluations.jsonl"
     if offline.is_file() and not (checkpoint.steps(path / "checkpoints") and kept.is_file()):
         write_atomically(kept, offline.read_bytes())

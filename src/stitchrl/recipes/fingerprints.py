@@ -14,6 +14,7 @@ MUJOCO = {"mujoco": "4.0.0"}
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "antmaze/medium-diverse": "684ff25d17422b50c857f6cb327d4e18ca027c851628ca5060436faa16d47916",
     "breakout/expert": "05cdf5ac571062c962ee2cb96f3c253c7079057250026f06e86b553466a9e1bc",
     "breakout/mixed": "568f52fda3de3a5e4ece9646e51b38450e8f8143b73a828536de9b459e67197f",
     "cartpole/expert": "aa88651becddd85c2f2a748857cbbbd2fe666ea2e5f20432ba5cf5e25e267c62",
@@ -29,5 +30,6 @@ FINGERPRINTS: Mapping[str, str] = {
     "pendulum/expert": "a34a11ef0314d290672d9ccc1704157e4d4b6204dd1b232d4cfb8ee86222e623",
     "pendulum/medium": "4d31340b8de34fbaea646949fb098ba665e42d24c1d951f2e8e7a858877f7e63",
     "pendulum/mixed": "c0da00ce0225eda3804cf6e123112b7f55f503854cebbee6515a075ba3331296",
+    "walker2d/medium-expert": "00e4e2a8b7206fe97ca2e17eb451a3f04469cf15b05b1ccacd12a627cc39117a",
     "walker2d/medium-replay": "3dca60d7a60ef874b1e46a5c34f6468a332a4b7ba89d484a928a9fe7745a90b3",
 }
