@@ -324,6 +324,11 @@ def test_conditions_that_cannot_be_told_are_refused(settings: dict[str, Any], wo
         planner(DecisionDiffuser, **settings)
 
 
+def test_a_goal_that_names_a_dimension_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="named twice"):
+        planner(Diffuser, Spec(Box((2,)), SPEC.action), goal=((0, 1), (0, 0)))
+
+
 def steps_of(horizon: int, terminal: float) -> WindowBatch:
     """What is measured of a log: its states one by one, of an episode with so many."""
     alone = [log([[0.5]], [1.0], [terminal], [0.0])._replace(timesteps=torch.tensor([[t]])) for t in range(horizon)]

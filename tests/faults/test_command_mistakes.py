@@ -92,6 +92,7 @@ MISTAKES = {
     "seeds twice over": ("train bc --data integer.npz --seeds 3 --seed-list 7 8", "--seed-list names the seeds; leave --seeds"),
     "a list in two parts": ("evaluate nothing --settings a=1 --settings b=2", "--settings is given more than once; give it once"),
     "seeds in two parts": ("train bc --data integer.npz --seed-list 4 --seed-list 5", "--seed-list is given more than once"),
+    "recipe without a name": ("train bc --recipe --data integer.npz", "--recipe needs a name"),
     "recipe of another after one": ("train bc --data integer.npz --recipe filtered_bc --recipe iql_locomotion", "is for iql"),
     "convert over what is there": ("data convert integer.npz --to real.npz", "real.npz: exists already", "--overwrite"),
     "collect over what is there": ("data collect CartPole-v1 --to real.npz --episodes 1", "real.npz: exists already", "--overwrite"),

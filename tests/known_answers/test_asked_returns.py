@@ -121,6 +121,9 @@ def test_who_cannot_be_asked_says_so(tmp_path: Path) -> None:
     cloned = stitchrl.train("bc", log(True), run=tmp_path / "bc", settings={"hidden": (4,)}, training=training)
     with pytest.raises(ConfigError, match="'bc' cannot be asked for a return"):
         asked_returns(cloned.agent, lambda: Levels(True), [1.0])
+    for wrong in (5.0, "auto", [[1.0, 2.0]], [], [float("nan")]):
+        with pytest.raises(ConfigError, match="the targets are .*; expected a list"):
+            asked_returns(cloned.agent, lambda: Levels(True), wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="'bc' does not know the returns of its log; name the targets"):
         asked_returns(cloned.agent, lambda: Levels(True))
     shifted = stitchrl.train(
@@ -131,7 +134,7 @@ def test_who_cannot_be_asked_says_so(tmp_path: Path) -> None:
     assert _targets(("auto",)) is None and _targets(("-3", "1e2")) == [-3.0, 100.0]
     with pytest.raises(ConfigError, match="--targets is auto 20; expected returns in the task's units, or auto alone"):
         _targets(("auto", "20"))
-    with pytest.raises(ConfigError, match="expected at least one finite return"):
+    with pytest.raises(ConfigError, match="expected a list of at least one finite return"):
         asked_returns(
             stitchrl.train("decision_transformer", log(True), run=tmp_path / "ok", settings=SETTINGS, training=training).agent,
             lambda: Levels(True), [float("nan")],

@@ -63,9 +63,12 @@ def asked_returns(
     scale, logged = _scale(agent), _logged(agent)
     if targets is None and logged is None:
         raise ConfigError(f"a policy of '{agent.name}' does not know the returns of its log; name the targets")
-    asked = np.linspace(*logged, TARGETS) if targets is None and logged is not None else np.asarray(targets, np.float64)
-    if not len(asked) or not np.isfinite(asked).all():
-        raise ConfigError(f"the targets are {asked.tolist()}; expected at least one finite return")
+    try:
+        asked = np.linspace(*logged, TARGETS) if targets is None and logged is not None else np.asarray(targets, np.float64)
+    except (TypeError, ValueError):
+        asked = np.zeros(0)
+    if asked.ndim != 1 or not asked.size or not np.isfinite(asked).all():
+        raise ConfigError(f"the targets are {targets}; expected a list of at least one finite return")
     width = min(parallel, episodes)
     player = Player(agent, sampled, len(asked))
     try:

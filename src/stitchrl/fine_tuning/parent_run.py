@@ -94,15 +94,15 @@ def read_parent(path: Path) -> Parent:
     config = read_json(path / "config.json")
     if not isinstance(config, dict) or not {"format", "algorithm", "settings", "training", "seeds", "data", "evaluation"} <= set(config):
         raise CheckpointError(f"{path}/config.json: not a run's; expected a directory written by `stitchrl train`")
+    if config.get("goals"):  # none are recorded of a run without hindsight
+        raise ConfigError(
+            f"{path}: learned to reach goals by hindsight, which a replay does not draw; fine-tune a run without --goals.hindsight"
+        )
     kind, settings = algorithms.find(config["algorithm"])
     if not kind.fine_tunes:
         able = [name for name in algorithms.names() if algorithms.find(name)[0].fine_tunes]
         raise ConfigError(
             f"{path}: '{config['algorithm']}' has no critic that could learn from an environment; fine-tune a run of {', '.join(able)}"
-        )
-    if config.get("goals"):  # none are recorded of a run without hindsight
-        raise ConfigError(
-            f"{path}: learned to reach goals by hindsight, which a replay does not draw; fine-tune a run without --goals.hindsight"
         )
     if "parent" in config:
         raise ConfigError(

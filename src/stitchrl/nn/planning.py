@@ -173,6 +173,8 @@ def check_goal(goal: Goal, spec: Spec) -> None:
     seen = spec.observation
     if isinstance(seen, Discrete) or len(seen.shape) != 1:
         raise ConfigError(f"goal is {goal}; goals are told by dimensions of observation vectors, and these data have {seen}. Leave it out")
+    if len({d for d, _ in goal}) < len(goal):
+        raise ConfigError(f"goal is {goal}: a dimension of the plan's last state is named twice; give each one place in the observation")
     most = max(max(pair) for pair in goal)
     if most >= seen.size:
         raise ConfigError(f"goal names dimension {most}; the observations have dimensions 0 to {seen.size - 1}")

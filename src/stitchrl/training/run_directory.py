@@ -15,6 +15,7 @@ from stitchrl.core.settings import nearest
 # What may differ between a run and its resume without another answer to "which run is this?"
 FREE = ("version", "versions", "training.device", "training.compile_reason", "training.threads", "training.log_every", "training.save_every",
         "training.keep_checkpoints",
+        "online.rows_from_log",  # follows from the mixing and the batch size, which may not
         "logging", "evaluation", "data.source", "parent.path", "command")  # fmt: skip
 
 # All that is there of a run that was refused before its first step: it may be started anew.

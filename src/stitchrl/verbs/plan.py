@@ -36,7 +36,7 @@ class Plan:
     seed: Natural = 20_000
     """of the first episode"""
     settings: tuple[str, ...] = ()
-    """of the algorithm, changed for planning with the weights as they are: name=value, such as horizon=40"""
+    """of the algorithm, changed for planning with the weights as they are: name=value, such as a Trajectory Transformer's horizon=40"""
     to: Path | None = None
     """directory of the pictures; the run's own unless told"""
 

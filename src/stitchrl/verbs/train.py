@@ -155,7 +155,7 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
         return Train(data=tyro.MISSING, settings=config(), goals=drawing_of(kind.batch))
     if not asked:
         asked = next(iter(rest[told[-1] + 1 :]), "")
-    if not asked:
+    if not asked or asked.startswith("--"):
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
     found = published.recipe(asked)
     if found.algorithm != name:
