@@ -174,7 +174,7 @@ _SMALL_SEQUENCES: dict[str, Size] = {
         },
         6_000, evaluations=2, milliseconds=30.0,
     ),
-    "idql": Size({"width": 128, "hidden": (128, 128), "acting_candidates": 16}, 6_000, evaluations=2, milliseconds=25.0),
+    "idql": Size({"width": 128, "hidden": (128, 128)}, 6_000, evaluations=2, milliseconds=25.0),
 }  # fmt: skip
 
 
@@ -210,7 +210,6 @@ def _antmaze() -> Suite:
 
 def _atari() -> Suite:
     sizes = {
-        "filtered_bc": Size({"learning_rate": 1e-3}, batch_size=100),  # as `bc_atari`
         # targets that follow: three copies in 6,000 steps would look three steps ahead
         "cql": Size({"target_rate": 0.005, "target_every": None}, 6_000, milliseconds=75.0),
         # shorter contexts and fewer of them than the paper's 30 and 128: a core reads 160 frames a step

@@ -98,6 +98,11 @@ def bc_atari() -> Recipe:
     return Recipe("bc", {"hidden": (512,), "learning_rate": 1e-3}, batch_size=100)
 
 
+def _filtered_bc(game: str) -> Recipe:
+    """10 % BC from stacked frames: `bc_atari` on the tenth of the episodes with the highest return; frames are scaled by the network."""
+    return replace(bc_atari(), preprocessing=Preprocessing(best_episodes=0.1))
+
+
 def cql_atari() -> Recipe:
     """CQL from stacked frames, arXiv:2006.04779, appendix F (1 % of the frames: weight 4, 5e-5, batches of 32), with plain, not quantile, values.
 
@@ -282,6 +287,7 @@ def recipes() -> dict[str, Callable[[], Recipe]]:
     modules = (sys.modules[__name__], published_diffusion, published_goals, published_planning, published_sequences)
     members = [(name, f, module) for module in modules for name, f in inspect.getmembers(module, inspect.isfunction)]
     tuned: tuple[tuple[str, Callable[[str], Recipe], Iterable[str]], ...] = (
+        ("filtered_bc", _filtered_bc, ("breakout", "pong")),
         ("rebrac", _rebrac, _REBRAC_PENALTIES),
         ("edac", _edac, _EDAC_CRITICS),
         ("sac_n", _sac_n, _SAC_N_CRITICS),

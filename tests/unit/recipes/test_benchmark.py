@@ -265,6 +265,8 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
     assert found("sac_n", "pointmaze/large").settings["ensemble"] == 25
     assert found("sac_n", "pendulum/mixed").settings == {"ensemble": 10, "diversity": 0.0}
     assert found("filtered_bc", "hopper/medium").preprocessing.best_episodes == 0.1
+    frames = found("filtered_bc", "breakout/mixed", True)
+    assert (frames.preprocessing.best_episodes, frames.preprocessing.standardize_observations, frames.batch_size) == (0.1, False, 100)
     assert found("cql", "icu-sepsis/mixed", True).preprocessing.reward_scale == 20.0
     assert found("cql", "breakout/mixed", True).preprocessing.reward_bound == 1.0
     assert found("decision_transformer", "pong/expert", True).settings["longest_episode"] == 27_000
