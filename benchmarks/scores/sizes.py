@@ -7,7 +7,6 @@ OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/sizes.py --runs /tmp/sizes 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -15,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from stitchrl.core.intervals import interval
+from stitchrl.report.benchmark_rows import key_of, read_raw
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "sizes.jsonl", HERE / "SIZES.md"
@@ -31,7 +33,7 @@ def main() -> None:
     a = parser.parse_args()
     if not a.table:
         run(a.log, a.method, a.widths, a.seeds, a.runs)
-    PAGE.write_text(page(json.loads(line) for line in RAW.read_text().splitlines()), encoding="utf-8")
+    PAGE.write_text(page(read_raw(RAW)), encoding="utf-8")
 
 
 def run(log: str, method: str, widths: list[int], seeds: int, runs: Path) -> None:
@@ -51,20 +53,14 @@ def run(log: str, method: str, widths: list[int], seeds: int, runs: Path) -> Non
         jobs += jobs_of(replace(whole, tasks=(replace(task, sizes=sizes),)), (method,), seeds, None)
     outcome = benchmark_schedule.run(jobs, runs, 1, lambda line: print(line, file=sys.stderr, flush=True))
     assert not outcome.failed, outcome.failed
-    known = (
-        {(row["config_hash"], row["dataset_hash"], row["seed"]) for row in map(json.loads, RAW.read_text().splitlines())}
-        if RAW.exists()
-        else set()
-    )
-    for row in map(json.loads, (runs / "raw.jsonl").read_text().splitlines()):
-        if (row["config_hash"], row["dataset_hash"], row["seed"]) not in known:
+    known = {key_of(row) for row in read_raw(RAW)}
+    for row in read_raw(runs / "raw.jsonl"):
+        if key_of(row) not in known:
             append_row(RAW, row | {"command": " ".join(sys.argv)})
 
 
 def page(rows: Iterable[dict[str, Any]]) -> str:
     """Returns the Markdown page of the raw lines."""
-    from stitchrl.core.intervals import interval
-
     groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     dates, rng = set(), np.random.default_rng(0)
     for row in rows:

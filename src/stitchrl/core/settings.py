@@ -24,7 +24,7 @@ Natural = Annotated[int, Ge(0)]
 Count = Annotated[int, Ge(1)]
 Several = Annotated[int, Ge(2)]
 Hidden = tuple[Count, ...]  # units of each hidden layer
-Levels = Annotated[tuple[Count, ...], MinLen(1)]
+Levels = Annotated[tuple[Count, ...], MinLen(1)]  # multiples of a width, one a level
 
 
 def nearest(name: str, known: list[str]) -> str:

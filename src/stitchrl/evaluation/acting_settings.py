@@ -16,6 +16,11 @@ from stitchrl.core.settings import read_settings, to_json
 from stitchrl.data.transforms import learner_spec
 
 
+def in_words(settings: Sequence[str]) -> str:
+    """Returns how a command says that a policy acted with `name=value` settings; nothing where there are none."""
+    return f" with {', '.join(settings)}" if settings else ""
+
+
 def acting_with(agent: Agent, changes: Mapping[str, Any]) -> Agent:
     """Returns the agent with some of its algorithm's `acting_settings` changed, its weights as they are.
 

@@ -94,11 +94,12 @@ def train(
             log(step, (step - since) / (now - began), metrics)
             began, since = now, step
         saved = step % settings.save_every == 0 or step == last
+        judged = evaluate_every and (step % evaluate_every == 0 or step == last)
+        if saved or judged:
+            learner.check()
         if saved:  # before an evaluation, which can take long and end the run: going on from here makes up for it
-            learner.check()
             save(step)
-        if evaluate_every and (step % evaluate_every == 0 or step == last):
-            learner.check()
+        if judged:
             evaluate(step)
             began, since = time.perf_counter(), step  # the speed told is that of training alone
         stopping = stop()  # asked once a step, so that a run never stops at a step that it did not save

@@ -51,7 +51,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         check_writable(a.json, "--json")
     from stitchrl.agent import load
     from stitchrl.core.intervals import interquartile_mean
-    from stitchrl.evaluation.acting_settings import acting_with, settings_of
+    from stitchrl.evaluation.acting_settings import acting_with, in_words, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
     from stitchrl.evaluation.recorded_task import task_of
@@ -78,7 +78,9 @@ def evaluate(arguments: Sequence[str]) -> int:
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")
     if result.successes is not None:
         words.append(f"success {100 * result.successes.mean():.1f} %")
-    print(f"{a.run}{_told(a)} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}")
+    print(
+        f"{a.run}{in_words(a.settings)} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}"
+    )
     if a.json is not None:
         write_json(a.json, line | ({"settings": settings_of(a.settings, "--settings")} if a.settings else {}))
     return 0
@@ -86,7 +88,7 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]) -> int:
     """Asks for each target; a run's directory keeps the numbers and draws them in its report."""
-    from stitchrl.evaluation.acting_settings import settings_of
+    from stitchrl.evaluation.acting_settings import in_words, settings_of
     from stitchrl.evaluation.asked_returns import asked_returns
     from stitchrl.report.asked_page import FILE
     from stitchrl.report.run import write_run_report
@@ -101,17 +103,13 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     record = found.record(environment) | {"seed": a.seed, "sampled": a.sampled, "settings": settings}
     words = ", ".join(f"{asked:.4g} -> {mean:.4g}" for asked, mean in zip(found.asked, found.returns.mean((0, 2)), strict=True))
     logged = "" if found.logged is None else f"; episodes of the log: {found.logged[0]:.4g} to {found.logged[1]:.4g}"
-    print(f"{a.run}{_told(a)} in {environment}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
+    print(f"{a.run}{in_words(a.settings)} in {environment}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
     if (a.run / "policy").is_dir():
         write_json(a.run / FILE, record)
         write_run_report(a.run)
     if a.json is not None:
         write_json(a.json, record)
     return 0
-
-
-def _told(a: Evaluate) -> str:
-    return f" with {', '.join(a.settings)}" if a.settings else ""
 
 
 def _targets(words: tuple[str, ...]) -> list[float] | None:

@@ -69,7 +69,7 @@ def _plans(a: Plan) -> Plans:
     from stitchrl.core.spec import Discrete
     from stitchrl.environments.make import make
     from stitchrl.environments.maze_walls import MazeWalls, walls_of
-    from stitchrl.evaluation.acting_settings import acting_with, settings_of
+    from stitchrl.evaluation.acting_settings import acting_with, in_words, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.recorded_task import task_of
     from stitchrl.evaluation.seen_plans import seen_plans
@@ -99,6 +99,7 @@ def _plans(a: Plan) -> Plans:
         def place(states: Any) -> Any:
             return np.asarray(states[..., list(a.dimensions)], np.float64)
 
-    told = f" with {', '.join(a.settings)}" if a.settings else ""
     drawn = [place(x) for x in (seen.states, seen.stages, seen.observations)]
-    return Plans(drawn[0], seen.scores, drawn[1], drawn[2], goals, np.asarray(walls.walls, np.float64), axes, seen.score, told)
+    return Plans(
+        drawn[0], seen.scores, drawn[1], drawn[2], goals, np.asarray(walls.walls, np.float64), axes, seen.score, in_words(a.settings)
+    )
