@@ -136,7 +136,7 @@ class Agent:
         x = self._observations(np.stack([observations] * len(self.seeds)))
         done, log_scale = np.asarray(actions), 0.0
         if not isinstance(self.spec.action, Discrete):
-            done = apply(self.transforms, "actions", done.astype(np.float32))
+            done = apply(self.transforms, "actions", done.astype(np.float32)).reshape(len(done), -1)  # as it learned them: vectors
             size = self.spec.action.size
             scales = [np.broadcast_to(t.scale, size) for t in self.transforms if t.column == "actions"]
             log_scale = float(sum(np.log(np.abs(scale)).sum() for scale in scales))  # of the change of variables

@@ -52,3 +52,26 @@ def test_a_matrix_is_learned_and_done(name: str) -> None:
     assert agent.predict(np.zeros((5, *shape), np.float32)).shape == (5, 2, 2)
     if agent.stochastic and not agent.policy.drawn:
         assert agent.predict(np.zeros((5, *shape), np.float32), sampled=True).shape == (5, 2, 2)
+
+
+def test_the_density_of_a_matrix_is_that_of_its_numbers() -> None:
+    numbers = {
+        "training": Training(steps=1, batch_size=4, compile="off", device="cpu"),
+        "settings": {"hidden": (4,), "distribution": "gaussian"},
+    }
+    found = []
+    for flat in (False, True):
+        shaped = log()
+        if flat:
+            shaped = Dataset(
+                Spec(SPEC.observation, Box((4,), (-1.0,), (1.0,))), {**shaped.columns, "actions": shaped.columns["actions"].reshape(-1, 4)},
+                shaped.offsets, shaped.final_observations,
+            )  # fmt: skip
+        made = plan("bc", **numbers)  # type: ignore[arg-type]
+        data, transforms = prepare(shaped, made)
+        learner = make_learner(made, data, transforms)
+        learner.advance()
+        spec, seen = as_acting(made, data, transforms)
+        agent = Agent("bc", learner.template, learner.update.parameters, spec, seen, made.seeds)
+        found.append(agent.log_probabilities(shaped.columns["observations"][:5], shaped.columns["actions"][:5]))
+    assert found[0].shape == (1, 5) and np.allclose(found[0], found[1])

@@ -192,7 +192,10 @@ def _evaluated(runs: Sequence[Run]) -> list[Run]:
 
 def _line_with_band(axes: Axes, steps: Sequence[int], values: Array, look: Look) -> tuple[float, float, str]:
     """Draw values `[n, S]`; returns where the line ends, and its label."""
-    axes.fill_between(steps, values.min(1), values.max(1), color=look.colour, alpha=0.15, linewidth=0)
+    if len(steps) > 1:
+        axes.fill_between(steps, values.min(1), values.max(1), color=look.colour, alpha=0.15, linewidth=0)
+    else:  # a band of no width would not be seen
+        axes.vlines(steps, values.min(1), values.max(1), color=look.colour, alpha=0.3, linewidth=4)
     axes.plot(steps, values.mean(1), color=look.colour, marker=look.marker, markevery=max(1, len(steps) // 10), label=look.label)
     return float(steps[-1]), float(values.mean(1)[-1]), look.label
 
