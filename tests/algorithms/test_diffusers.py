@@ -324,6 +324,13 @@ def test_conditions_that_cannot_be_told_are_refused(settings: dict[str, Any], wo
         planner(DecisionDiffuser, **settings)
 
 
+def test_a_guide_that_no_step_follows_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unguided_steps is 3 and sampling begins 3 steps before its end.*at most 2, or guide_scale 0"):
+        planner(Diffuser, diffusion_steps=3, unguided_steps=3)
+    planner(Diffuser, diffusion_steps=3, unguided_steps=2)
+    planner(Diffuser, diffusion_steps=3, unguided_steps=3, guide_scale=0.0)
+
+
 def test_a_goal_that_names_a_dimension_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match="named twice"):
         planner(Diffuser, Spec(Box((2,)), SPEC.action), goal=((0, 1), (0, 0)))

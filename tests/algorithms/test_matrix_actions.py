@@ -11,6 +11,8 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.evidence import AgentTarget
+from stitchrl.evaluation.fqe import cross_fitted
 from stitchrl.experiment import as_acting, make_learner, plan, prepare
 from stitchrl.training.learner import Training
 from tests.algorithms.synthetic_log import Case
@@ -54,24 +56,33 @@ def test_a_matrix_is_learned_and_done(name: str) -> None:
         assert agent.predict(np.zeros((5, *shape), np.float32), sampled=True).shape == (5, 2, 2)
 
 
+def judged(flat: bool) -> tuple[Dataset, Agent]:
+    """The log, with its matrices or with their numbers in a row, and a small policy that was shown it."""
+    shaped = log()
+    if flat:
+        row = Box((4,), (-1.0,), (1.0,))
+        columns = {**shaped.columns, "actions": shaped.columns["actions"].reshape(-1, 4)}
+        shaped = Dataset(Spec(SPEC.observation, row), columns, shaped.offsets, shaped.final_observations)
+    training = Training(steps=1, batch_size=4, compile="off", device="cpu")
+    made = plan("bc", settings={"hidden": (4,), "distribution": "gaussian"}, training=training)
+    data, transforms = prepare(shaped, made)
+    learner = make_learner(made, data, transforms)
+    learner.advance()
+    spec, seen = as_acting(made, data, transforms)
+    return shaped, Agent("bc", learner.template, learner.update.parameters, spec, seen, made.seeds)
+
+
 def test_the_density_of_a_matrix_is_that_of_its_numbers() -> None:
-    numbers = {
-        "training": Training(steps=1, batch_size=4, compile="off", device="cpu"),
-        "settings": {"hidden": (4,), "distribution": "gaussian"},
-    }
     found = []
     for flat in (False, True):
-        shaped = log()
-        if flat:
-            shaped = Dataset(
-                Spec(SPEC.observation, Box((4,), (-1.0,), (1.0,))), {**shaped.columns, "actions": shaped.columns["actions"].reshape(-1, 4)},
-                shaped.offsets, shaped.final_observations,
-            )  # fmt: skip
-        made = plan("bc", **numbers)  # type: ignore[arg-type]
-        data, transforms = prepare(shaped, made)
-        learner = make_learner(made, data, transforms)
-        learner.advance()
-        spec, seen = as_acting(made, data, transforms)
-        agent = Agent("bc", learner.template, learner.update.parameters, spec, seen, made.seeds)
-        found.append(agent.log_probabilities(shaped.columns["observations"][:5], shaped.columns["actions"][:5]))
+        data, agent = judged(flat)
+        found.append(agent.log_probabilities(data.columns["observations"][:5], data.columns["actions"][:5]))
     assert found[0].shape == (1, 5) and np.allclose(found[0], found[1])
+
+
+def test_a_policy_of_matrices_is_judged_as_one_of_their_numbers() -> None:
+    found = [
+        cross_fitted(data, AgentTarget(agent, sampled=True), discount=0.9, clock="ends", seeds=(0,), steps=20, batch_size=16)
+        for data, agent in map(judged, (False, True))
+    ]
+    assert len(found[0].direct) == 1 and np.allclose(found[0].direct, found[1].direct) and abs(found[0].direct[0]) > 1e-3

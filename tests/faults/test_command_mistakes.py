@@ -225,8 +225,9 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
     for name, algorithm in (("a", "bc"), ("b", "q_learning")):
         assert "return" in do("train", algorithm, "--data", "converted", "--run", name, "--seeds", 2, *small, "--evaluation.every", 20)
         assert (tmp_path / name / "report.html").exists() and (tmp_path / name / "card.md").exists()
-    told = do("evaluate", "a", "--episodes", 3, "--json", "evaluated.json")
+    told = do("evaluate", "a", "--episodes", 3, "--parallel", 2, "--json", "evaluated.json")
     evaluated = json.loads((tmp_path / "evaluated.json").read_text())
+    assert [evaluated[name] for name in ("seed", "sampled", "parallel", "settings")] == [20_000, False, 2, {}]
     assert np.shape(evaluated["returns"]) == (2, 3) and "CartPole-v1" in told
     assert f"return {np.mean(evaluated['returns']):.4g} " in told
     compared = do("compare", "a", "b", "--json", "compared.json", "--html", "compared.html")

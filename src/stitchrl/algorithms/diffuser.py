@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
 from stitchrl.core.batch import BatchKind
+from stitchrl.core.errors import ConfigError
 from stitchrl.core.plans import Planned
 from stitchrl.core.policy import Memory, Policy
 from stitchrl.core.randomness import Noise, Normal, Uniform, generator
@@ -85,6 +86,7 @@ class DiffuserPolicy(Policy):
         self.denoiser, self.value, self.config = denoiser, value, config
         self.steps = chain(denoiser.diffusion.schedule, config.sampler, config.sampling_steps)
         check_horizon(config.horizon, config.replan_every, config.warm_start_steps, self.steps)
+        check_guide(config, self.steps)
         self.actions, self.size = denoiser.actions, denoiser.observations.size
         self.plan = (config.horizon, self.size + self.actions.size)  # [T, C]
         self.shape = (1 + draws(self.steps), config.candidates, *self.plan)  # the start, and the noise of each step
@@ -168,6 +170,16 @@ def best_of(plans: Tensor, values: Tensor) -> Tensor:
     number = torch.arange(len(values), device=values.device)
     best: Tensor = plans.unflatten(0, values.shape)[number, values.argmax(1)]
     return best
+
+
+def check_guide(c: DiffuserConfig, steps: Chain) -> None:
+    """Raises ConfigError for a guide that none of the sampler's steps would follow."""
+    first = max(step.time for step in steps)
+    if c.guide_scale and first < c.unguided_steps:
+        raise ConfigError(
+            f"unguided_steps is {c.unguided_steps} and sampling begins {first + 1} steps before its end: no step is guided. "
+            f"Use at most {first}, or guide_scale 0 to plan without a guide"
+        )
 
 
 def guide_of(value: TemporalValue, steps: Chain, c: DiffuserConfig, hold: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Step], Tensor]:

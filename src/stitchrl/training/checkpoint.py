@@ -64,11 +64,11 @@ def save(directory: Path, step: int, tensors: Mapping[str, Tensor], extra: dict[
 
 
 def steps(directory: Path) -> list[int]:
-    """Returns the steps of the complete checkpoints, oldest first: by step, never by time."""
+    """Returns the steps of the checkpoints that were written whole, oldest first: by step, never by time. Some may be damaged since."""
     if not directory.is_dir():
         return []
     found = [(NAME.fullmatch(entry.name), entry) for entry in directory.iterdir()]
-    return sorted(int(match.group(1)) for match, entry in found if match and not entry.is_symlink() and (entry / "manifest.json").is_file())
+    return sorted(int(match.group(1)) for match, entry in found if match and entry.is_dir() and not entry.is_symlink())
 
 
 def load_newest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -79,7 +79,7 @@ def load_newest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         except CheckpointError as error:
             warnings.warn(f"{error}; going back to the checkpoint before it", stacklevel=2)
     raise CheckpointError(
-        f"{directory}: no complete checkpoint to resume from; begin anew with --overwrite (policy/, if it is there, can still be used)"
+        f"{directory}: no complete checkpoint is left; train that run anew with --overwrite (policy/, if it is there, can still be used)"
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, final
+from typing import TYPE_CHECKING, Annotated, Any, final
 
 import tyro
 
@@ -32,6 +32,7 @@ class Evaluate:
     discount: float = 1.0
     seed: Natural = 20_000
     parallel: Count = 10
+    """episodes side by side; a policy that draws draws for all of them at once, so that another number is another draw"""
     processes: int | None = None
     targets: tuple[str, ...] = ()
     """returns to ask a return-conditioned policy for, each in the same episodes, in the task's units; auto: six over the range of the log"""
@@ -82,13 +83,13 @@ def evaluate(arguments: Sequence[str]) -> int:
         f"{a.run}{in_words(a.settings)} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}"
     )
     if a.json is not None:
-        write_json(a.json, line | ({"settings": settings_of(a.settings, "--settings")} if a.settings else {}))
+        write_json(a.json, line | _conditions(a))
     return 0
 
 
 def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]) -> int:
     """Asks for each target; a run's directory keeps the numbers and draws them in its report."""
-    from stitchrl.evaluation.acting_settings import in_words, settings_of
+    from stitchrl.evaluation.acting_settings import in_words
     from stitchrl.evaluation.asked_returns import asked_returns
     from stitchrl.report.asked_page import FILE
     from stitchrl.report.run import write_run_report
@@ -99,8 +100,7 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
         agent, environment, _targets(a.targets), episodes=a.episodes, sampled=a.sampled, parallel=a.parallel, seed=a.seed,
         processes=a.processes, environment_options=options,
     )  # fmt: skip
-    settings = settings_of(a.settings, "--settings")
-    record = found.record(environment) | {"seed": a.seed, "sampled": a.sampled, "settings": settings}
+    record = found.record(environment) | _conditions(a)
     words = ", ".join(f"{asked:.4g} -> {mean:.4g}" for asked, mean in zip(found.asked, found.returns.mean((0, 2)), strict=True))
     logged = "" if found.logged is None else f"; episodes of the log: {found.logged[0]:.4g} to {found.logged[1]:.4g}"
     print(f"{a.run}{in_words(a.settings)} in {environment}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
@@ -110,6 +110,13 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     if a.json is not None:
         write_json(a.json, record)
     return 0
+
+
+def _conditions(a: Evaluate) -> dict[str, Any]:
+    """What decides a rollout of these policies beside its episodes."""
+    from stitchrl.evaluation.acting_settings import settings_of
+
+    return {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": settings_of(a.settings, "--settings")}
 
 
 def _targets(words: tuple[str, ...]) -> list[float] | None:

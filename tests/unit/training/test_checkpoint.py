@@ -51,9 +51,6 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_is_read(tmp_path: Path,
         path.unlink()
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "cut" else content[:20] + bytes([content[20] ^ 1]) + content[21:])
-    if (file, damage) == ("manifest.json", "gone"):  # the mark of a whole checkpoint: without it there is none
-        assert checkpoint.load_newest(tmp_path)[1]["step"] == 5
-        return
     with pytest.warns(UserWarning, match="step_0000000006.*going back"):
         assert checkpoint.load_newest(tmp_path)[1]["step"] == 5
 
@@ -72,6 +69,14 @@ def test_a_newer_format_asks_to_upgrade(tmp_path: Path) -> None:
     (path / "manifest.json").write_text(json.dumps(manifest | {"format": 99}), encoding="utf-8")
     with pytest.raises(CheckpointError, match="99.*Upgrade"):
         checkpoint.load(path)
+
+
+def test_checkpoints_that_all_lost_their_manifest_are_no_new_beginning(tmp_path: Path) -> None:
+    path = checkpoint.save(tmp_path, 5, TENSORS, {}, keep=2)
+    (path / "manifest.json").unlink()
+    assert checkpoint.steps(tmp_path) == [5]
+    with pytest.warns(UserWarning, match="manifest.json: no such file; going back"), pytest.raises(CheckpointError, match="no complete"):
+        checkpoint.load_newest(tmp_path)
 
 
 def test_nothing_to_resume_is_told(tmp_path: Path) -> None:
