@@ -114,6 +114,19 @@ FORK = MAZE | {
         },
         {"steps": 8_000, "batch_size": 64}, {},
     ),
+    "decision_diffuser": (
+        "decision_diffuser",
+        {
+            "network": "dit", "width": 64, "depth": 2, "heads": 4, "horizon": 8, "prediction": "v_prediction", "next_weight": 10.0, "discount": 0.99,
+            "learning_rate": 1e-3, "diffusion_steps": 100, "sampler": "dpm_solver++", "sampling_steps": 10, "replan_every": 4,
+        },
+        {"steps": 8_000, "batch_size": 128}, {},
+    ),
+    "diffusion_ql": (
+        "diffusion_ql",
+        {"hidden": (128, 128), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "learning_schedule": "constant"},
+        {"steps": 10_000, "batch_size": 256}, {"standardize_observations": True},
+    ),
 }  # fmt: skip
 LOGS = {"gridworld/stitch": GRID, "pointmaze/umaze": MAZE, "pointmaze/fork": FORK}
 # the same weights, acting otherwise
@@ -126,6 +139,7 @@ OTHERWISE: dict[str, dict[str, dict[str, Any]]] = {
         "diffuser, not guided": {"guide_scale": 0.0, "candidates": 1},
         "diffuser, not guided, best of 16": {"guide_scale": 0.0, "candidates": 16},
     },
+    "decision_diffuser": {"decision_diffuser, not asked": {"guidance": 0.0}},
 }
 
 

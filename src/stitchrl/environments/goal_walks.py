@@ -1,8 +1,8 @@
 """Walks through OGBench's mazes, as those behind its datasets (Park et al., 2024, arXiv:2410.20092).
 
-The walker heads for the next cell on a shortest way to a goal of its own, disturbed by noise. `navigate`: long episodes, a new goal anywhere
-in the maze on each arrival. `stitch`: short ones between two cells at most four apart, to and fro, so that no episode crosses the maze and
-long ways must be put together from several. `explore`: no goals, a new random direction every ten steps.
+The walker heads for the centre of the next cell on a shortest way to a goal of its own, disturbed by noise. `navigate`: long episodes, a new goal
+at a corner, a crossing or a dead end on each arrival. `stitch`: short ones to a cell four away, where it stays, so that no episode crosses the maze
+and long ways must be put together from several. `explore`: no goals, a new random direction every ten steps.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Kind = Literal["navigate", "stitch", "explore"]
 Mover = Callable[[Array, Array], Array]  # an observation [O] and a direction [2] of length 1 to an action [A], before noise
 
 NOISE = 0.5  # of the point: standard deviation of what is added to a step of length 1, in each direction
-REACHED = 1.0  # metres from a goal: the tasks' own reach
-APART = 4  # cells, at most, between the ends of a stitch walk
+APART = 4  # cells between the ends of a stitch walk
 _WITHIN = 1.0  # metres of starts and goals around their cell's centre, in each direction, as the tasks'
 _TURN = 10  # steps between two directions of an exploring walk
+_SHAKEN = 0.1  # of an ant's first position (most of it, uniform) and velocity (standard deviation), as the environment's reset has it
 
 
 def goal_walks(
@@ -62,15 +62,16 @@ def _walk(
     """One episode's columns; `ahead` tells the centre of the next cell on the way from one to another."""
     route = _Route(maze, ahead, kind, generator)
     if maze.model.nq > 2:  # an ant stands up
-        maze.set_state(maze.init_qpos, maze.init_qvel)
+        position = maze.init_qpos + generator.uniform(-_SHAKEN, _SHAKEN, maze.model.nq)
+        maze.set_state(position, maze.init_qvel + _SHAKEN * generator.standard_normal(maze.model.nv))
     maze.set_xy(_point(maze, route.first, generator))
     seen = maze.get_ob()
-    route.begin()
     observations, actions = [seen], []
     for t in range(steps):
         action = mover(seen, route.direction(seen[:2], t))
         action = np.clip(action + noise * generator.standard_normal(action.shape), -1, 1).astype(np.float32)
         maze.step(action)
+        route.arrive()
         seen = maze.get_ob()
         observations.append(seen)
         actions.append(action)
@@ -85,14 +86,9 @@ class _Route:
 
     def __init__(self, maze: Any, ahead: Callable[[Cell, Cell], Array], kind: Kind, generator: np.random.Generator) -> None:
         self.maze, self.ahead, self.kind, self.generator = maze, ahead, kind, generator
-        free = np.argwhere(maze.maze_map == 0)
-        self.first = _drawn(free, generator)
-        self.ends = _near(maze, self.first) if kind == "stitch" else free
-
-    def begin(self) -> None:
-        """Draws the first goal."""
-        self.there, self.back = _drawn(self.ends, self.generator), self.first
-        self.goal = _point(self.maze, self.there, self.generator)
+        self.first = _drawn(np.argwhere(maze.maze_map == 0), generator)
+        self.ends = _away(maze, self.first) if kind == "stitch" else _junctions(maze.maze_map == 0)
+        self._aim()
 
     def direction(self, position: Array, t: int) -> Array:
         """Returns the direction `[2]` of length 1 (at most, very near to where it leads) at time t."""
@@ -101,24 +97,36 @@ class _Route:
                 angle = self.generator.uniform(0, 2 * math.pi)
                 self.way = np.array([math.cos(angle), math.sin(angle)])
             return self.way
-        if np.linalg.norm(self.goal - position) <= REACHED:
-            new = self.back if self.kind == "stitch" else _drawn(self.ends, self.generator)
-            self.there, self.back = new, self.there
-            self.goal = _point(self.maze, self.there, self.generator)
-        here = self.maze.xy_to_ij(position)
-        way = (self.goal if here == self.there else self.ahead(here, self.there)) - position
-        return np.asarray(way / max(float(np.linalg.norm(way)), 1e-6))
+        way = self.ahead(self.maze.xy_to_ij(position), self.there) - position  # in the goal's cell: to its centre
+        return np.asarray(way / max(math.hypot(*way), 1e-6))
+
+    def arrive(self) -> None:
+        """Draws the next goal of a `navigate` walk that is within the tasks' own reach of the present one."""
+        if self.kind == "navigate" and self.maze.compute_success():
+            self._aim()
+
+    def _aim(self) -> None:
+        self.there = _drawn(self.ends, self.generator)
+        self.maze.set_goal(goal_xy=_point(self.maze, self.there, self.generator))
 
 
 def _drawn(cells: Array, generator: np.random.Generator) -> Cell:
     return tuple(cells[generator.integers(len(cells))].tolist())
 
 
-def _near(maze: Any, cell: Cell) -> Array:
-    """Free cells from one to `APART` steps away."""
+def _away(maze: Any, cell: Cell) -> Array:
+    """Free cells `APART` steps away from one, or that one alone where there are none."""
     centre = maze.ij_to_xy(cell)
     distance = maze.get_oracle_subgoal(centre, centre)[1]  # of each cell to this one; -1 in walls
-    return np.argwhere((distance > 0) & (distance <= APART))
+    found = np.argwhere(distance == APART)
+    return found if len(found) else np.array([cell])
+
+
+def _junctions(free: Array) -> Array:
+    """Free cells where a way turns, parts or ends: all but those with a free neighbour on two opposite sides and no other. Walls are all around."""
+    down, up, right, left = (np.roll(free, by, axis) for axis in (0, 1) for by in (-1, 1))
+    hallway = (up & down & ~left & ~right) | (left & right & ~up & ~down)
+    return np.argwhere(free & ~hallway)
 
 
 def _point(maze: Any, cell: Cell, generator: np.random.Generator) -> Array:

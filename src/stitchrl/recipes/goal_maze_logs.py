@@ -33,12 +33,12 @@ class _Walks:
 
 
 _LOGS = {
-    "pointmaze/navigate": _Walks("point", "medium", "navigate", 100, 1000, 401, "16907f180e02f9c3a66b8aca96135637dbb4de0dad9f8c719d18b61897a5722f"),
-    "pointmaze/stitch": _Walks("point", "medium", "stitch", 500, 200, 402, "504e68a804c0be2fad09caf6f3dddd8fe2c97b0643863c26a517c201c7cc7e26"),
+    "pointmaze/navigate": _Walks("point", "medium", "navigate", 100, 1000, 401, "295dcc4f9b83d3371efafa3c7c4f5d67f7134ed368f5d5dc80868595c6c13aa0"),
+    "pointmaze/stitch": _Walks("point", "medium", "stitch", 500, 200, 402, "5564e7c805123e8656d55eadaf539298abe8079b7cfd863100189f6136e15056"),
     "pointmaze/large-navigate": _Walks(
-        "point", "large", "navigate", 100, 1000, 403, "03e56422798b8a2da6162ee8b19b53fd7ad5c8885e6186bfd16ce3e1a08a7b26"
+        "point", "large", "navigate", 100, 1000, 403, "d9457a161544ebaefa16dd36e297d78149503a2c6c90372a295ce846e049b425"
     ),
-    "pointmaze/large-stitch": _Walks("point", "large", "stitch", 500, 200, 404, "8bf14b3817a7dc09f08faa6494e3af24e7eb461af823161cc359a1a09acc332e"),
+    "pointmaze/large-stitch": _Walks("point", "large", "stitch", 500, 200, 404, "4d21ad6d8c53828a8bc5470ceb97e9c5eac44983d1889df39f44c0a7cbd3b0c4"),
     "antmaze/medium-navigate": _Walks("ant", "medium", "navigate", 100, 1000, 411),
     "antmaze/medium-stitch": _Walks("ant", "medium", "stitch", 500, 200, 412),
     "antmaze/medium-explore": _Walks("ant", "medium", "explore", 200, 500, 413),
@@ -47,8 +47,8 @@ _LOGS = {
     "antmaze/large-explore": _Walks("ant", "large", "explore", 200, 500, 416),
 }  # fmt: skip
 _ABOUT = {
-    "navigate": "walks of 1,000 steps to goals anywhere in the maze, with noise",
-    "stitch": "walks of 200 steps to and fro between cells at most four apart, with noise: long ways must be put together",
+    "navigate": "walks of 1,000 steps from goal to goal, at corners, crossings and dead ends, with noise",
+    "stitch": "walks of 200 steps to a cell four away, to stay there, with noise: long ways must be put together",
     "explore": "walks of 500 steps without a goal, a new direction every ten, with much noise",
 }
 _NOISE = {"point": {"navigate": 0.5, "stitch": 0.5}, "ant": {"navigate": 0.2, "stitch": 0.2, "explore": 1.0}}
@@ -70,7 +70,7 @@ def recipes() -> list[DatasetRecipe]:
             make=partial(_make, name),
             fingerprint=walks.fingerprint or FINGERPRINTS.get(name),
             versions=MUJOCO | {"ogbench": "1.2.2"},
-            revision=1 if walks.body == "point" else ROLLED_OUT,
+            revision=2 if walks.body == "point" else ROLLED_OUT + 1,
             megabytes=2.5 if walks.body == "point" else 16,
         )
         for name, walks in _LOGS.items()
