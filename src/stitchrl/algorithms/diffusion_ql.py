@@ -48,8 +48,8 @@ class DiffusionQLConfig:
     """step of the moving averages of the critic (at each step) and of the policy"""
     actor_learning_rate: Positive = 3e-4
     critic_learning_rate: Positive = 3e-4
-    learning_schedule: Literal["cosine", "constant"] = "cosine"
-    """of both learning rates: not in the paper's text; what its code is run with"""
+    learning_schedule: Literal["cosine", "constant"] = "constant"
+    """of both learning rates; cosine: they fall to 0 over the run, as CleanDiffuser has them (the authors' own fall by a thousandth)"""
     clip_norm: Positive | None = None
     """of each network's gradient; the paper's table has one for each dataset"""
     hidden: Hidden = (256, 256, 256)

@@ -141,7 +141,10 @@ _SEQUENCES: dict[str, Size] = {
     ),
     # its critic must settle before the actor climbs it: smaller networks, more and larger steps, faster targets than the paper's two million
     "diffusion_ql": Size(
-        {"hidden": (128, 128, 128), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "target_rate": 0.02},
+        {
+            "hidden": (128, 128, 128), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "target_rate": 0.02,
+            "learning_schedule": "cosine",
+        },
         10_000, evaluations=2, milliseconds=30.0,
     ),
 }  # fmt: skip
