@@ -23,6 +23,7 @@ from control_record import append_row, mean_and_error
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
+BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 EPISODES = 50
 # OGBench (arXiv:2410.20092), table 2: a million steps of batches of 1,024 on a million logged ones, eight seeds
 PUBLISHED = {
@@ -50,17 +51,18 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--every", type=int, default=10_000, help="steps between evaluations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--standardize", action="store_true", help="observations; OGBench has them as they are")
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
     for method in [] if a.table else a.methods:
         if method == "constant":
             push(a.log)
         else:
-            run(a.log, method, a.steps, a.width, a.seeds, a.every)
-    PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
+            run(a.log, method, a.steps, a.width, a.seeds, a.every, a.standardize)
+    PAGE.write_text(page(*(_rows(file) for file in (RAW, BEFORE))), encoding="utf-8")
 
 
-def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int) -> None:
+def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int, standardize: bool) -> None:
     """Learns all seeds at once, and records the share of solved tasks on the way and at the end."""
     import torch
 
@@ -75,7 +77,7 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
     recipe = published.recipe(f"{method}:{log}")
     made = plan(
         recipe.algorithm, settings=dict(recipe.settings) | {"hidden": (width, width)}, goals=recipe.goals, seeds=seeds,
-        preprocessing=replace(recipe.preprocessing, standardize_observations=True),
+        preprocessing=replace(recipe.preprocessing, standardize_observations=standardize),
         training=Training(steps=steps, batch_size=256, compile="on", threads=1),
     )  # fmt: skip
     dataset = load(log)
@@ -100,6 +102,8 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
                 "width": width,
                 "seed": seed,
                 "batch_size": 256,
+                "standardized": standardize,
+                "log_sha256": dataset.fingerprint(),
             }
             row |= {
                 "episodes": EPISODES,
@@ -138,34 +142,53 @@ def push(log: str) -> None:
     print(log, success, angle, tasks, flush=True)
 
 
-def page(rows: list[dict[str, Any]]) -> str:
+def _rows(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
     """Returns the Markdown page of the raw lines, seeds put together."""
-    last = {(r["log"], r["method"], r["width"], r["step"], r["seed"]): r for r in rows}
+    lines = [
+        "# Reaching goals, after few steps",
+        "",
+        f"Written by `benchmarks/scores/goals.py` from raw/goals.jsonl ({max(r['date'][:10] for r in rows + before)}); do not edit.",
+        "Share of episodes that reach OGBench's five goals, as many episodes of each; mean ± standard error over seeds, or, of one seed, the share",
+        "alone (its error is up to 7 points of 50 episodes, up to 10 of 25). Batches of 256, networks as told, observations as they are (*std*:",
+        "standardised), our logs of 100,000 steps. *published*: OGBench's table, a million steps, four times the batch, networks of 512 × 3, ten",
+        "times the log. `constant`: the best of 16 directions in which to push a ball for ever, chosen on the episodes that it is told of; what it",
+        "solves too tells nothing of a method.",
+        "",
+        *(_table(rows) if rows else ["No runs yet on the logs of now."]),
+        "",
+        "## On the logs before",
+        "",
+        "From raw/goals_before.jsonl, observations standardised. The logs made until 2026-11-22 were not OGBench's in kind: goals of `navigate` lay in any cell, so",
+        "that the tasks' own were among the rarest; ants turned away a metre before theirs, where the tasks ask for half of one; walks of `stitch`",
+        "went to and fro between cells at most four apart, where OGBench's go four and stay.",
+        "",
+        *_table(before),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: list[dict[str, Any]]) -> list[str]:
+    last = {(r["log"], r["method"], r["width"], r.get("standardized", True), r["step"], r["seed"]): r for r in rows}
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for key, r in last.items():
         cells.setdefault(key[:-1], []).append(r)
     lines = [
-        "# Reaching goals, after few steps",
-        "",
-        f"Written by `benchmarks/scores/goals.py` from raw/goals.jsonl ({max(r['date'][:10] for r in rows)}); do not edit.",
-        "Share of episodes that reach OGBench's five goals, as many episodes of each; mean ± standard error over seeds, or, of one seed, the share",
-        "alone (its error is up to 7 points of 50 episodes, up to 10 of 25). Batches of 256, networks as told, observations standardised, our logs",
-        "of 100,000 steps. *published*: OGBench's table, a million steps, four times the batch, networks of 512 × 3, ten times the log.",
-        "`constant`: the best of 16 directions in which to push a ball for ever, chosen on the episodes that it is told of; what it solves too",
-        "tells nothing of a method.",
-        "",
         "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published |",
         "|---|---|---:|---|---:|---:|---|---:|---|",
     ]
-    for (log, method, width, step), found in sorted(
-        cells.items(), key=lambda cell: (cell[0][0], cell[0][2], cell[0][3], _mean_success(cell[1]))
+    for (log, method, width, standardized, step), found in sorted(
+        cells.items(), key=lambda cell: (cell[0][0], cell[0][2:], _mean_success(cell[1]))
     ):
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        networks = f"{width} × 2" if width else "–"
+        networks = f"{width} × 2{', std' * ('standardized' in found[0] and standardized)}" if width else "–"
         lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _mean_success(rows: list[dict[str, Any]]) -> float:
