@@ -162,9 +162,9 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
         "",
         "## On the logs before",
         "",
-        "From raw/goals_before.jsonl, observations standardised. The logs made until 2026-11-22 were not OGBench's in kind: goals of `navigate` lay in any cell, so",
-        "that the tasks' own were among the rarest; ants turned away a metre before theirs, where the tasks ask for half of one; walks of `stitch`",
-        "went to and fro between cells at most four apart, where OGBench's go four and stay.",
+        "From raw/goals_before.jsonl, observations standardised. The logs made until 2026-11-22 were not OGBench's in kind: goals of `navigate`",
+        "lay in any cell, so that the tasks' own were among the rarest; ants turned away a metre before theirs, where the tasks ask for half of",
+        "one; walks of `stitch` went to and fro between cells at most four apart, where OGBench's go four and stay.",
         "",
         *_table(before),
     ]
