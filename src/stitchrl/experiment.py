@@ -243,6 +243,7 @@ def run_experiment(
     config = describe(plan, dataset, spec, transforms, source, environment, environment_options or {}, logging)
     with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
         learner = make_learner(plan, data, transforms)
+        learner.template.policy()  # what could not act is refused before it learns
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
         run_directory.begin(path, config, resume=resume)

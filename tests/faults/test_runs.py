@@ -139,6 +139,14 @@ def test_a_signal_saves_and_ends_the_run(tmp_path: Path, number: int, code: int)
     checkpoint.load(run / "checkpoints" / f"step_{newest:010d}")
 
 
+def test_what_could_not_act_is_refused_before_it_learns(tmp_path: Path) -> None:
+    few = ["--steps", 5, "--batch-size", 8, "--settings.horizon", 4, "--settings.width", 4, "--settings.multipliers", 1, "--env", "none"]
+    wrong = ["--settings.diffusion-steps", 4, "--settings.unguided-steps", 4]
+    ended = stitchrl(tmp_path, "train", "diffuser", "--data", npz(tmp_path), "--run", "run", *few, *wrong)
+    ended.refused("unguided_steps is 4 and sampling begins 4 steps before its end", "at most 3")
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} <= {"lock"}
+
+
 def test_a_second_signal_ends_at_once(tmp_path: Path) -> None:
     # a step of seconds, so that the second signal comes within the step that the first one waits for
     heavy = ("--settings.hidden", 1024, 1024, "--settings.ensemble", 8, "--batch-size", 1024)
