@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 import time
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from control_record import append_row, mean_and_error
+from control_record import append_row, mean_and_error, read_rows
 from numpy.typing import NDArray
 
 from stitchrl.data.dataset import Dataset
@@ -45,7 +44,7 @@ def main() -> None:
     a = parser.parse_args()
     if not a.table:
         run(a.seeds, a.steps)
-    PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
+    PAGE.write_text(page(read_rows(RAW)), encoding="utf-8")
 
 
 def met(states: NDArray[Any]) -> NDArray[np.bool_]:

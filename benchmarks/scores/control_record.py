@@ -88,11 +88,13 @@ def evaluate_episodes(
 
 def is_recorded(path: Path, row: Row) -> bool:
     """Returns whether the raw file has a row with the same library, version, algorithm, data, seed, steps and settings."""
-    if not path.exists():
-        return False
     wanted = json.loads(json.dumps({key: row[key] for key in IDENTITY}))
-    rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    return any({key: old.get(key) for key in IDENTITY} == wanted for old in rows)
+    return any({key: old.get(key) for key in IDENTITY} == wanted for old in read_rows(path))
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Returns the rows of a raw file, none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()] if path.exists() else []
 
 
 def append_row(path: Path, row: Row) -> None:

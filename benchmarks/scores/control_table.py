@@ -7,7 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
-from control_record import mean_and_error
+from control_record import mean_and_error, read_rows
 
 from stitchrl.evaluation.references import normalized_score, reference_for
 
@@ -73,7 +73,7 @@ ours had one draw for all steps until 2026-11-22."""
 
 
 def main() -> None:
-    rows = [json.loads(line) for line in (HERE / "raw" / "control.jsonl").read_text().splitlines()]
+    rows = read_rows(HERE / "raw" / "control.jsonl")
     scores: dict[str, dict[tuple[str, str, int], dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
     versions: dict[str, str] = {}
     for row in rows:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import statistics
 import sys
 import time
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from control_record import append_row, mean_and_error
+from control_record import append_row, mean_and_error, read_rows
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
@@ -59,7 +58,7 @@ def main() -> None:
             push(a.log)
         else:
             run(a.log, method, a.steps, a.width, a.seeds, a.every, a.standardize)
-    PAGE.write_text(page(*(_rows(file) for file in (RAW, BEFORE))), encoding="utf-8")
+    PAGE.write_text(page(read_rows(RAW), read_rows(BEFORE)), encoding="utf-8")
 
 
 def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int, standardize: bool) -> None:
@@ -142,10 +141,6 @@ def push(log: str) -> None:
     print(log, success, angle, tasks, flush=True)
 
 
-def _rows(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
 def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
     """Returns the Markdown page of the raw lines, seeds put together."""
     lines = [
@@ -172,7 +167,7 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    last = {(r["log"], r["method"], r["width"], r.get("standardized", True), r["step"], r["seed"]): r for r in rows}
+    last = {(r["log"], r["method"], r["width"], r.get("standardized", False), r["step"], r["seed"]): r for r in rows}
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for key, r in last.items():
         cells.setdefault(key[:-1], []).append(r)
@@ -186,7 +181,7 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        networks = f"{width} × 2{', std' * ('standardized' in found[0] and standardized)}" if width else "–"
+        networks = f"{width} × 2{', std' * standardized}" if width else "–"
         lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return lines
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from control_record import append_row, mean_and_error
+from control_record import append_row, mean_and_error, read_rows
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "online.jsonl", HERE / "ONLINE.md"
@@ -45,7 +45,7 @@ def main() -> None:
         torch.set_num_threads(1)
         for method in a.methods:
             run(a.log, method, a.runs, a.seeds)
-    PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
+    PAGE.write_text(page(read_rows(RAW)), encoding="utf-8")
 
 
 def run(log: str, method: str, runs: Path, seeds: int) -> None:

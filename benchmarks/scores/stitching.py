@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
 import sys
 import time
 from dataclasses import replace
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from control_record import append_row
+from control_record import append_row, read_rows
 
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "stitching.jsonl", HERE / "STITCHING.md"
@@ -152,7 +151,7 @@ def main() -> None:
     a = parser.parse_args()
     for method in a.methods:
         run(a.log, method, a.seeds, a.episodes)
-    PAGE.write_text(page([json.loads(line) for line in RAW.read_text().splitlines()]), encoding="utf-8")
+    PAGE.write_text(page(read_rows(RAW)), encoding="utf-8")
 
 
 def run(log: str, method: str, seeds: int, episodes: int) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from stitchrl.cli import VERBS, main
+from stitchrl.core.intervals import interval
 from tests.architecture.source_tree import ROOT
 from tests.faults.commands import stitchrl
 
@@ -230,6 +231,8 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
     assert [evaluated[name] for name in ("seed", "sampled", "parallel", "settings")] == [20_000, False, 2, {}]
     assert np.shape(evaluated["returns"]) == (2, 3) and "CartPole-v1" in told
     assert f"return {np.mean(evaluated['returns']):.4g} " in told
+    found = interval([evaluated["returns"]], generator=np.random.default_rng(0))
+    assert f"(IQM {found.estimate:.4g} [{found.low:.4g}, {found.high:.4g}]; seeds " in told and found.low < found.high
     compared = do("compare", "a", "b", "--json", "compared.json", "--html", "compared.html")
     assert "a" in compared and "b" in compared and json.loads((tmp_path / "compared.json").read_text())
     for file in do("plot", "a", "b", "--to", "plots").splitlines():

@@ -40,7 +40,7 @@ class Size:
     episodes: int | None = None
     evaluations: int | None = None
     milliseconds: float | None = None
-    standardize_observations: bool | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @final
@@ -144,7 +144,7 @@ _SEQUENCES: dict[str, Size] = {
     # and observations standardised, as CleanDiffuser's are and the authors' are not
     "diffusion_ql": Size(
         {"hidden": (128, 128, 128), "actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "target_rate": 0.02},
-        10_000, evaluations=2, milliseconds=30.0, standardize_observations=True,
+        10_000, evaluations=2, milliseconds=30.0, preprocessing={"standardize_observations": True},
     ),
 }  # fmt: skip
 # A pendulum has three numbers to see and one to move: networks of a quarter of the width, a fifth of the steps in an episode.
@@ -308,9 +308,6 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
     settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
     settings |= size.settings
     batch_size = size.batch_size or task.batch_size or recipe.batch_size
-    preprocessing = recipe.preprocessing
-    if size.standardize_observations is not None:
-        preprocessing = replace(preprocessing, standardize_observations=size.standardize_observations)
     return plan(
         recipe.algorithm,
         settings=settings,
@@ -318,7 +315,7 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
         training=Training(
             steps=count, batch_size=batch_size, threads=1, log_every=max(count // 10, 1), save_every=max(count // 10, 1), keep_checkpoints=1
         ),
-        preprocessing=preprocessing,
+        preprocessing=replace(recipe.preprocessing, **size.preprocessing),
         goals=recipe.goals,
         evaluation=Evaluation(every=max(count // evaluations, 1), episodes=episodes, parallel=episodes, processes=1),
     )

@@ -50,8 +50,10 @@ def evaluate(arguments: Sequence[str]) -> int:
         raise ConfigError("--targets names none; give returns to ask for, or auto")
     if a.json is not None:
         check_writable(a.json, "--json")
+    import numpy as np
+
     from stitchrl.agent import load
-    from stitchrl.core.intervals import interquartile_mean
+    from stitchrl.core.intervals import interval
     from stitchrl.evaluation.acting_settings import acting_with, in_words, settings_of
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
@@ -70,10 +72,9 @@ def evaluate(arguments: Sequence[str]) -> int:
         processes=a.processes, environment_options=options,
     )  # fmt: skip
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
-    per_seed = result.returns.mean(1)
-    words = [
-        f"return {per_seed.mean():.4g} (IQM {float(interquartile_mean(per_seed)):.4g}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"
-    ]
+    per_seed, found = result.returns.mean(1), interval([result.returns], generator=np.random.default_rng(0))
+    spread = f" [{found.low:.4g}, {found.high:.4g}]" if result.returns.size > 1 else ""  # 95 %, over seeds and episodes
+    words = [f"return {per_seed.mean():.4g} (IQM {found.estimate:.4g}{spread}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"]
     if line["normalized"]:
         scores = [sum(v) / len(v) for v in line["normalized"]]
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")
