@@ -17,7 +17,7 @@ from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, 
 from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
 from stitchrl.nn.goal_networks import ClippedActor
-from stitchrl.nn.mlp import Critic, Value
+from stitchrl.nn.mlp import Activation, Critic, Value
 
 
 @final
@@ -42,7 +42,7 @@ class IQLConfig:
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """of the actor's learning rate: not in the paper's text; in its code"""
     layer_norm: bool = False
-    """of the critic and the value: not in the paper; in OGBench"""
+    """of the critic and the value, after units that are GELU then: not in the paper; in OGBench"""
     hidden: Hidden = (256, 256)
 
 
@@ -56,7 +56,9 @@ class IQL(Algorithm):
 
     def __init__(self, config: IQLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.value = Value(spec, config.hidden, layer_norm=config.layer_norm)
+        normalized = config.layer_norm
+        kind: Activation = "gelu" if normalized else "relu"
+        self.value = Value(spec, config.hidden, layer_norm=normalized, norm_after=True, activation=kind)
         self.actor: CategoricalActor | ClippedActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
             refuse_changed(config, ("distribution", "actor_loss"), "with discrete actions")
@@ -70,7 +72,7 @@ class IQL(Algorithm):
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
         if config.actor_loss == "awr":
             refuse_changed(config, ("bc_weight",), "with actor_loss awr")
-        self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=config.layer_norm)
+        self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=normalized, norm_after=True, activation=kind)
         adam = Adam(config.learning_rate)
         self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
         self.target_rate = config.target_rate

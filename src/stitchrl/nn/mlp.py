@@ -204,9 +204,11 @@ class Critic(nn.Module):
 class Value(nn.Module):
     """A state value V(s)."""
 
-    def __init__(self, spec: Spec, hidden: Sequence[int], *, layer_norm: bool = False) -> None:
+    def __init__(
+        self, spec: Spec, hidden: Sequence[int], *, layer_norm: bool = False, norm_after: bool = False, activation: Activation = "relu"
+    ) -> None:
         super().__init__()
-        self.mlp = MLP(spec.observation, 1, hidden, layer_norm=layer_norm)
+        self.mlp = MLP(spec.observation, 1, hidden, layer_norm=layer_norm, norm_after=norm_after, activation=activation)
 
     def forward(self, observations: Tensor) -> Tensor:
         """Returns `[B]`."""
