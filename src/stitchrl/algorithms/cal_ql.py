@@ -15,7 +15,7 @@ from stitchrl.core.batch import ReturnBatch, ReturnTransitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, Normal
-from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate
+from stitchrl.core.settings import Count, Fraction, Hidden, NonNegative, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Spec
 from stitchrl.nn.actors import SquashedGaussianActor
 from stitchrl.nn.mlp import Critic, Scalar
@@ -79,6 +79,8 @@ class CalQL(Algorithm):
         if config.lagrange_gap is not None:
             self.multiplier = Scalar(math.log(max(config.conservatism, 1e-6)))
             optimizers["multiplier"] = Adam(config.lagrange_learning_rate)
+        else:
+            refuse_changed(config, ("lagrange_learning_rate",), "without lagrange_gap")
         self.optimizers = optimizers
         self.target_rate = config.target_rate
 
@@ -95,6 +97,8 @@ class CalQL(Algorithm):
         metrics: Metrics = {}
         if due & {"critic", "multiplier"}:
             losses, metrics = self._critic_losses(batch, noise, due)
+        if not due & {"actor", "temperature"}:
+            return losses, metrics
         s = batch.observations
         pi, log_pi = self.actor.sample(s, noise["action"])
         temperature = self.temperature().exp().detach()

@@ -23,6 +23,7 @@ from stitchrl.nn.proposals import proposal_noise, propose
 
 CONTINUOUS_ONLY = (
     "sampled_actions", "max_target_backup", "mean_backup", "entropy_backup", "target_entropy", "actor_learning_rate", "temperature_learning_rate",
+    "critic_hidden",
 )  # fmt: skip
 
 
@@ -55,7 +56,7 @@ class CQLConfig:
     """critics; None: 2 for continuous, 1 for discrete actions"""
     hidden: Hidden = (256, 256, 256)
     critic_hidden: Hidden | None = None
-    """of the critics; None: as `hidden`"""
+    """of the critics; None: as `hidden`; continuous only"""
 
 
 @final
@@ -85,6 +86,8 @@ class CQL(Algorithm):
         if config.lagrange_gap is not None:
             self.multiplier = Scalar(math.log(max(config.conservatism, 1e-6)))
             optimizers["multiplier"] = Adam(config.lagrange_learning_rate)
+        else:
+            refuse_changed(config, ("lagrange_learning_rate",), "without lagrange_gap")
         self.optimizers = optimizers
         self.target_rate, self.update_every = config.target_rate, {"target_critic": config.target_every or 1}
 
@@ -99,7 +102,7 @@ class CQL(Algorithm):
         metrics: Metrics = {}
         if due & {"critic", "multiplier"}:
             losses, metrics = self._discrete_critic(batch, due) if self.discrete else self._continuous_critic(batch, noise, due)
-        if not self.discrete:
+        if due & {"actor", "temperature"}:
             self._soft_actor(batch, noise, due, losses, metrics)
         return losses, metrics
 

@@ -58,7 +58,7 @@ class EDAC(Algorithm):
         self.actor = SquashedGaussianActor(spec, config.hidden)
         self.critic = Critic(spec, config.hidden, config.ensemble)
         self.target_entropy = -float(self.actor.size) if config.target_entropy is None else config.target_entropy
-        # in `sequential` order the temperature moves first and the critics last, as in the authors' code
+        # in `sequential` order the temperature moves first and the critics last, as in CORL
         self.optimizers = {
             "temperature": Adam(config.temperature_learning_rate),
             "actor": Adam(config.actor_learning_rate),

@@ -82,6 +82,8 @@ class SAC(Algorithm):
             losses["critic"] = (q - q_target).square().mean(-1).sum()
             metrics["q"] = q.mean()
 
+        if not due & {"actor", "temperature"}:
+            return losses, metrics
         pi, log_pi = self.actor.sample(s, noise["action"])
         if "actor" in due:  # eq. 9
             losses["actor"] = (temperature * log_pi - frozen(self.critic)(s, pi).amin(0)).mean()

@@ -78,7 +78,9 @@ def frame_rows_of(
 def frame_table(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], index: Array | None = None) -> FrameTable:
     """Returns the table of a log of images, of the steps at `index` or of all; its frames are the log's own memory."""
     if not isinstance(kind, Transitions):
-        raise ConfigError(f"the observations are images, which batches of {type(kind).__name__} do not read; learn with bc, cql or iql")
+        raise ConfigError(
+            f"the observations are images, which batches of {type(kind).__name__} do not read; learn with bc, bcq, cql, iql or q_learning"
+        )
     stacks = frames_of(dataset)
     if stacks is None:
         stacks = cast(FrameStacks, stacks_of_episodes(frames_one_by_one(dataset), dataset.offsets, 1)[0])

@@ -98,3 +98,8 @@ class Mixture(Rows):
             own = replay.table[numbers.clamp_min(0)]
             rows[:, i, start:] = own if self.from_log is not None else torch.where((numbers < 0).unsqueeze(-1), rows[:, i, start:], own)
         return self._table, torch.arange(index.numel(), device=first.device).view(index.shape)
+
+    def numbers(self, index: Tensor) -> Tensor:
+        """Returns the log's numbers of its rows, and of a replay's -1 less their place in it."""
+        logged = self.log.numbers(index.clamp_max(self.log.size - 1)).to(index)
+        return torch.where(index < self.log.size, logged, self.log.size - 1 - index)

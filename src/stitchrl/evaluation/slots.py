@@ -7,7 +7,6 @@ it in the same copy. A slot is reset when its next episode is assigned, with tha
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -20,6 +19,7 @@ from typing import Any, Literal, Self, final
 import numpy as np
 
 from stitchrl.core.errors import ConfigError, StitchError
+from stitchrl.core.machine import cores
 
 Environment = str | Callable[[], Any]  # an id for environments.make, or a function that opens a gymnasium environment
 Start = tuple[int, int]  # of an episode: its seed and its number
@@ -262,5 +262,4 @@ def _opener(environment: Environment, options: dict[str, Any]) -> Callable[[], A
 
 
 def _fitting_processes(seconds: float) -> int:
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return available if seconds > _WORTHWHILE else 1
+    return cores() if seconds > _WORTHWHILE else 1

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.frame_batch import Table, address
+from stitchrl.core.machine import cores
 
 Mode = Literal["auto", "on", "off"]
 Step = Callable[[Table, Tensor, Mapping[str, Tensor]], None]
@@ -65,7 +66,7 @@ def threads(requested: int | None, floating_point_operations: float) -> int:
     """Returns the CPU threads for a step: one unless it is long enough that handing out its parts costs little."""
     if requested is not None:
         return requested
-    return 1 if floating_point_operations < 5e9 else min(os.cpu_count() or 1, 8)
+    return 1 if floating_point_operations < 5e9 else min(cores(), 8)
 
 
 def keep_freed_memory() -> None:

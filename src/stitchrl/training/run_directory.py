@@ -18,6 +18,8 @@ FREE = ("version", "versions", "training.device", "training.compile_reason", "tr
         "online.rows_from_log",  # follows from the mixing and the batch size, which may not
         "logging", "evaluation", "data.source", "parent.path", "command")  # fmt: skip
 
+_FOLLOWS = {"training.compiled": "training.steps"}  # decided by it, where it is not told
+
 # All that is there of a run that was refused before its first step: it may be started anew.
 BEGUN = frozenset({"config.json", "tensorboard"})
 
@@ -57,7 +59,8 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
         before = read_json(file)
         _check_names(allow_change, {**_flat(before), **_flat(config)})
         differences = changed(before, config)
-        refused = [line for name, line in differences.items() if not _covered(name, (*FREE, *allow_change))]
+        free = (*FREE, *allow_change)
+        refused = [line for name, line in differences.items() if not _covered(name, free) and not _covered(_FOLLOWS.get(name, name), free)]
         if refused:
             raise CheckpointError(
                 f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"

@@ -11,7 +11,7 @@ from stitchrl.core.errors import CheckpointError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
-from stitchrl.data.sampling import DeviceRows, pack_rows, streamed_rows
+from stitchrl.data.sampling import ChosenRows, DeviceRows, pack_rows, streamed_rows
 
 CPU = torch.device("cpu")
 
@@ -112,3 +112,9 @@ def test_a_replay_overwrites_its_oldest_rows_and_is_restored_with_its_place() ->
         assert one.table[:, 0].tolist() == [11, 12, 10]
     with pytest.raises(CheckpointError, match="same capacity"):
         Replay(2, 2, CPU).restore(made.tensors())
+
+
+def test_rows_are_named_by_their_place_in_the_whole_log_and_in_the_replay() -> None:
+    log = ChosenRows(torch.zeros(10, 3), torch.tensor([2, 5, 9]))
+    index = torch.tensor([[0, 2, 3, 6], [1, 1, 4, 5]])
+    assert Mixture(log, [replay(4, 100)], 2).numbers(index).tolist() == [[2, 9, -1, -4], [5, 5, -2, -3]]
