@@ -17,7 +17,7 @@ Walker = Callable[[Array], Array]  # observations [N, 29] of AntDirections to ac
 
 @final
 class AntWaypointBehaviour:
-    """Walks the shortest way through free cells to hidden goals drawn anew on arrival, as the ant behind D4RL's AntMaze logs.
+    """Walks the shortest way through free cells to hidden goals, drawn anew on arrival.
 
     Observations `[N, 29 or more]` begin with x, y and the ant's other 27 numbers. goal: one place `[2]` instead, for all (an expert).
     among: cells of the goals. noise: standard deviation of the Gaussian added to each action, which is clipped to [-1, 1].

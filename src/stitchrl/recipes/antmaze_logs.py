@@ -1,7 +1,8 @@
-"""Logs of AntMaze made as D4RL's (Fu et al., 2020, arXiv:2004.07219): an ant walks to goals of its own, the task's reward is rarely met.
+"""Logs of AntMaze in the manner of D4RL (Fu et al., 2020, arXiv:2004.07219): an ant walks to goals of its own, the task's reward is rarely met.
 
 `play`: starts in the task's cell and goals among a few picked cells; `diverse`: both anywhere. The walker, which obeys directions, was trained
-by our own online SAC (benchmarks/behaviours/); arriving at the task's goal ends an episode, the clock all others. Not D4RL's data.
+by our own online SAC (benchmarks/behaviours/); arriving at the task's goal ends an episode, the clock all others. What differs from D4RL:
+docs/benchmark.md.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from typing import Any
 
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
-from stitchrl.recipes.fingerprints import FINGERPRINTS, GYMNASIUM, MUJOCO, ROLLED_OUT
+from stitchrl.recipes.fingerprints import FINGERPRINTS, GYMNASIUM, MUJOCO, OGBENCH, ROBOTICS, ROLLED_OUT
 
 WALKER = "ant-directions"
 REFERENCE = {"random": 0.0, "expert": 1.0}  # the share of episodes that arrive
-# size -> episodes, the clock's steps (D4RL's), the picked cells (row, column) of `play`: gymnasium-robotics' for its diverse goals
+# size -> episodes, the clock's steps (D4RL's), the picked cells (row, column) of `play`: the task's start and goal, and on the larger mazes
+# gymnasium-robotics' cells of diverse goals
 _MAZES: dict[str, tuple[int, int, tuple[tuple[int, int], ...]]] = {
     "umaze": (400, 700, ((1, 1), (1, 3), (3, 3), (3, 1))),
     "medium": (400, 1000, ((1, 1), (2, 6), (5, 1), (6, 5), (6, 6))),
@@ -38,7 +40,7 @@ def recipes() -> list[DatasetRecipe]:
             make=partial(_make, size, kind, 701 + 10 * i + j),
             megabytes=_STEPS[size] * 153 / 1e6,
             fingerprint=FINGERPRINTS.get(f"antmaze/{size}-{kind}"),
-            versions=GYMNASIUM | MUJOCO,
+            versions=GYMNASIUM | MUJOCO | ROBOTICS | OGBENCH,
             revision=ROLLED_OUT,
         )
         for i, (size, (episodes, _, _)) in enumerate(_MAZES.items())

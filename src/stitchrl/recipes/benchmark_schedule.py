@@ -58,6 +58,8 @@ def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: T
     found: dict[str, Log] = {}
     work: list[Work] = [(name, make_log, (name, out / "told" / f"{name.replace('/', '-')}.txt")) for name in names]
     for title, (kind, value) in _in_processes(work, processes, heard):
+        if kind == "stopped" and heard:
+            break
         if kind != "log":
             raise ConfigError(f"{title}: could not be made: {value}")
         found[title] = value
@@ -72,12 +74,12 @@ def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, hear
         log = logs[job.task.dataset]
         directory = job.directory(out, log.fingerprint)
         work.append((job.title, run_job, (job, log, directory, out / "told" / f"{directory.name}.txt")))
-    began, total = time.monotonic(), sum(seconds_of(job.task, job.method, job.plan.training.steps) for job in jobs)
+    began, total = time.monotonic(), sum(seconds_of(job.task, job.method, job.plan) for job in jobs)
     expected, ended = 0.0, 0
     for title, (kind, value) in _in_processes(work, processes, heard):
         job = by_title[title]
         ended += 1
-        expected += seconds_of(job.task, job.method, job.plan.training.steps)
+        expected += seconds_of(job.task, job.method, job.plan)
         left = (time.monotonic() - began) * (total - expected) / expected
         count = f"[{ended}/{len(jobs)}]"
         if kind == "row":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, final
 
 from stitchrl import algorithms
@@ -23,8 +24,9 @@ SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "sac_n", "f
 INTEGER_METHODS = ("bc", "q_learning", "bcq", "cql", "iql")
 GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
-# Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md). Others: the default.
-_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0}
+# Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md); AWAC's and ReBRAC's from
+# benchmarks/scores/standard. Others: the default.
+_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0, "awac": 8.0, "rebrac": 8.0}
 _OTHER_MILLISECONDS = 15.0
 _START_SECONDS = 4.0  # of a run's process, with what it reads and the report of its end
 
@@ -111,7 +113,9 @@ def _standard() -> Suite:
     # every method that learns real-valued actions, on a task small enough for the dearest of them
     small = Task("pendulum/mixed", SMALL_METHODS, 6_000, False, {"hidden": (64, 64)}, 3, 20, 2.0, 5.0, _SMALL_SIZES)
     maze = Task("pointmaze/umaze", REAL_METHODS, 10_000, evaluation_seconds=4.0)
-    goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, {"hidden": (128, 128)}, 1, 25, 8.0, sizes=_SMALL_SIZES)
+    # a goal's value comes from one step further with each round of its target's average: in so few steps that must be ten times as fast
+    near = {"hidden": (128, 128), "target_rate": 0.05}
+    goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, near, 1, 25, 8.0, sizes=_SMALL_SIZES)
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,), "discount": 1.0}, 5, 50, 1.0, 1.5)
     drivers = Task("highway/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (128, 128)}, 1, 100, 30.0, 2.5)
     # no AntMaze: after so few steps all methods are alike there (`_antmaze` has more)
@@ -244,7 +248,7 @@ def _full() -> Suite:
     mazes = [Task(f"pointmaze/{size}", methods, **many, evaluation_seconds=6.0) for size in ("umaze", "medium", "large")]
     ants = [Task(name, methods, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0, batch_size=None) for name in _ants("")]
     sepsis = [
-        Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,)}, 10, 100, 2.0, 1.5, batch_size=None)
+        Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,), "discount": 1.0}, 10, 100, 2.0, 1.5, batch_size=None)
         for level in ("mixed", "random")
     ]
     drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0, batch_size=None)
@@ -331,10 +335,18 @@ def fits(task: Task, method: str) -> bool:
     return kind.action_space in ("any", "discrete" if task.integer_actions else "box") and goals == (task.dataset in published_goals.LOGS)
 
 
-def seconds_of(task: Task, method: str, steps: int | None = None) -> float:
+def seconds_of(task: Task, method: str, made: Plan | None = None) -> float:
     """Returns about how long one run of a method takes on one core of the machine that the speeds were measured on."""
-    size, recipe = task.size(method), recipe_of(method, task)
-    count = (size.steps or task.steps) if steps is None else steps
-    known = _MILLISECONDS.get(method if recipe is None else recipe.algorithm, _OTHER_MILLISECONDS)
-    milliseconds = next(x for x in (size.milliseconds, task.milliseconds, known) if x is not None)
-    return _START_SECONDS + count * milliseconds / 1000 + (size.evaluations or task.evaluations) * task.evaluation_seconds
+    size, made = task.size(method), made or plan_of(task, method, 0)
+    told = size.milliseconds if size.milliseconds is not None else task.milliseconds
+    if told is None:  # as many times what was measured as there is more to multiply
+        told = _MILLISECONDS.get(made.algorithm, _OTHER_MILLISECONDS) * weights_of(made) * max(made.training.batch_size / 256, 1.0)
+    return _START_SECONDS + made.training.steps * told / 1000 + (size.evaluations or task.evaluations) * task.evaluation_seconds
+
+
+def weights_of(made: Plan) -> float:
+    """Returns how many times the weights of two critics of two layers of 256 a plan's networks have, about; at least 1."""
+    settings = made.settings
+    layers = max(getattr(settings, "hidden", ()), getattr(settings, "critic_hidden", None) or (), key=sum)
+    one: float = sum(width * following for width, following in pairwise(layers)) / 256**2
+    return max(one * max((getattr(settings, "ensemble", None) or 2) / 2, 1.0), 1.0)

@@ -11,6 +11,8 @@ ROLLED_OUT = 2  # revision of these logs: before, actions were float32 as the pr
 # other versions may compute other trajectories: then the hash is that of the first making
 GYMNASIUM = {"gymnasium": "1.4.0"}
 MUJOCO = {"mujoco": "4.0.0"}
+ROBOTICS = {"gymnasium-robotics": "1.4.2"}  # mazes
+OGBENCH = {"ogbench": "1.2.2"}  # mazes, and the ant of all of them
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {

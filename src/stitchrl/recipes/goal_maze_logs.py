@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, final
 from stitchrl.data.dataset import Dataset
 from stitchrl.recipes.antmaze_logs import WALKER
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
-from stitchrl.recipes.fingerprints import FINGERPRINTS, MUJOCO, ROLLED_OUT
+from stitchrl.recipes.fingerprints import FINGERPRINTS, MUJOCO, OGBENCH, ROLLED_OUT
 
 if TYPE_CHECKING:
     from stitchrl.environments.goal_walks import Kind, Mover
@@ -69,7 +69,7 @@ def recipes() -> list[DatasetRecipe]:
             reference=REFERENCE,
             make=partial(_make, name),
             fingerprint=walks.fingerprint or FINGERPRINTS.get(name),
-            versions=MUJOCO | {"ogbench": "1.2.2"},
+            versions=MUJOCO | OGBENCH,
             revision=2 if walks.body == "point" else ROLLED_OUT + 1,
             megabytes=2.5 if walks.body == "point" else 16,
         )

@@ -13,7 +13,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.environments import robotics_notice
 from stitchrl.environments.make import POINT_FORK
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
-from stitchrl.recipes.fingerprints import MUJOCO
+from stitchrl.recipes.fingerprints import MUJOCO, ROBOTICS
 from stitchrl.recipes.joined_logs import joined
 
 # size -> Gymnasium id, the map's name in gymnasium-robotics, the goal's cell (D4RL's), episodes, steps of each
@@ -52,7 +52,7 @@ def recipes() -> list[DatasetRecipe]:
             make=partial(_make, size),
             megabytes=episodes * steps * 42 / 1e6,
             fingerprint=_FINGERPRINTS[size],
-            versions=MUJOCO,
+            versions=MUJOCO | ROBOTICS,
         )
         for size, (id, _, _, episodes, steps) in _MAZES.items()
     ]
@@ -68,7 +68,7 @@ def recipes() -> list[DatasetRecipe]:
         revision=2,
         megabytes=4,
         fingerprint="e0d2c93c8d1741caaa5a86bc7517a3ca24069b52c395e4e295b124677ad23788",
-        versions=MUJOCO,
+        versions=MUJOCO | ROBOTICS,
     )
     return [*mazes, fork]
 

@@ -133,7 +133,7 @@ def bcq_discrete() -> Recipe:
 
 
 def sac_n() -> Recipe:
-    """SAC-N, arXiv:2110.01548, where its tables have no number of critics: ten, the fewest they have (HalfCheetah's)."""
+    """SAC-N, arXiv:2110.01548, where CORL has no number of critics: ten, the fewest it has (HalfCheetah's)."""
     return Recipe("edac", {"ensemble": 10, "diversity": 0.0})
 
 
@@ -198,16 +198,16 @@ _REBRAC_PENALTIES = {
     "halfcheetah/medium-expert": (0.01, 0.1),
     "halfcheetah/expert": (0.01, 0.01),
     "hopper/random": (0.001, 0.01),
-    "hopper/medium": (0.01, 0.01),
+    "hopper/medium": (0.01, 0.001),  # the authors' file; CORL's has 0.01 and 0.01
     "hopper/medium-replay": (0.05, 0.5),
     "hopper/medium-expert": (0.1, 0.01),
-    "hopper/expert": (0.1, 0.1),
+    "hopper/expert": (0.1, 0.001),  # the paper's; CORL's has 0.1 and 0.1
     "walker2d/random": (0.01, 0.0),
     "walker2d/medium": (0.05, 0.1),
     "walker2d/medium-replay": (0.05, 0.01),
     "walker2d/medium-expert": (0.01, 0.01),
     "walker2d/expert": (0.01, 0.5),
-    "antmaze/umaze": (0.003, 0.002),
+    "antmaze/umaze-play": (0.003, 0.002),  # D4RL's plain antmaze-umaze: one start
     "antmaze/umaze-diverse": (0.003, 0.001),
     "antmaze/medium-play": (0.001, 0.0005),
     "antmaze/medium-diverse": (0.001, 0.0),

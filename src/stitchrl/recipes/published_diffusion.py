@@ -20,7 +20,7 @@ DIFFUSION_QL_LOCOMOTION = {
     "walker2d/medium-expert": (1.0, 5.0),
 }
 DIFFUSION_QL_ANTMAZE = {
-    "antmaze/umaze": (0.5, 2.0, 3e-4, False),
+    "antmaze/umaze-play": (0.5, 2.0, 3e-4, False),
     "antmaze/umaze-diverse": (2.0, 3.0, 3e-4, True),
     "antmaze/medium-play": (2.0, 2.0, 1e-3, True),
     "antmaze/medium-diverse": (3.0, 1.0, 3e-4, True),

@@ -17,6 +17,7 @@ Row = dict[str, Any]
 Which = Literal["last", "best"]
 Cells = dict[str, dict[str, list[Row]]]  # dataset -> method -> one row a seed
 Published = Callable[[str], tuple[str, Mapping[str, tuple[float, float]]] | None]
+_ROBOTS = ("halfcheetah", "hopper", "walker2d", "ant")  # scored on one scale, D4RL's
 _NEEDED = ("dataset", "method", "seed", "steps", "config_hash", "dataset_hash", "versions", "date")
 
 
@@ -141,13 +142,14 @@ def _of_log(row: Row) -> float | None:
 
 
 def _over_logs(cells: Cells, methods: list[str], level: float) -> str:
-    """Each method over the logs that all of its kind were run on: those of normalised score with as many methods."""
+    """Each method over the logs of one scale that the same methods were run on: those of one task, or of D4RL's robots."""
     scored = {dataset: by for dataset, by in cells.items() if next(iter(by.values()))[0].get("measure") != "return"}
-    groups: dict[tuple[str, ...], list[str]] = defaultdict(list)
+    groups: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for dataset, by_method in scored.items():
-        groups[tuple(method for method in methods if method in by_method)].append(dataset)
+        task = dataset.partition("/")[0]
+        groups["robots" if task in _ROBOTS else task, tuple(method for method in methods if method in by_method)].append(dataset)
     parts = []
-    for group, names in groups.items():
+    for (_, group), names in groups.items():
         if len(names) < 2 or len(group) < 2:
             continue
         lines = []
@@ -182,7 +184,8 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:
         found.append("One seed: its interval covers episodes, not training.")
     elif fewest < FEW_SEEDS:
         covered = f"only about {COVERAGE[fewest]} %" if level == 0.95 else "less than that"
-        found.append(f"As few as {fewest} seeds: where seeds differ much, their {100 * level:g} % interval covers {covered}.")
+        alike = "; of fewer than four the interquartile mean is the mean" if fewest < 4 else ""
+        found.append(f"As few as {fewest} seeds: where seeds differ much, their {100 * level:g} % interval covers {covered}{alike}.")
     found += _several_logs(cells)
     if older:
         found.append(f"{older} raw lines of older settings or data are left out.")

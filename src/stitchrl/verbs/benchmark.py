@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, final
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable
+from stitchrl.core.machine import cores
 from stitchrl.verbs.flags import parse
 
 DEFAULT_OUT = Path("runs/benchmark")
@@ -56,7 +56,7 @@ def run(arguments: Sequence[str]) -> int:
 
     check_writable(a.out, "--out", directory=True)
     jobs = _jobs(a)
-    processes = (os.cpu_count() or 1) if a.processes is None else a.processes
+    processes = cores() if a.processes is None else a.processes
     if processes < 1:
         raise ConfigError(f"stitchrl benchmark run: --processes is {a.processes}; expected at least 1")
     _tell(_forecast(jobs, processes))
@@ -109,17 +109,18 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     """What the call takes, before it takes it."""
     from stitchrl.recipes.benchmark_runs import to_make
     from stitchrl.recipes.benchmark_schedule import duration
-    from stitchrl.recipes.benchmark_suites import seconds_of
+    from stitchrl.recipes.benchmark_suites import seconds_of, weights_of
     from stitchrl.recipes.datasets import available
 
     names = list(dict.fromkeys(job.task.dataset for job in jobs))
     new = [available()[name] for name in to_make(names)]
     making, disk = sum(recipe.seconds for recipe in new), sum(recipe.megabytes for recipe in new)
-    seconds = sum(seconds_of(job.task, job.method, job.plan.training.steps) for job in jobs)
-    megabytes = 2 * len(jobs) + 10 * processes
+    seconds = sum(seconds_of(job.task, job.method, job.plan) for job in jobs)
+    # a record and a policy of each, and checkpoints while it runs
+    megabytes = 2 * len(jobs) + 10 * processes * max(weights_of(job.plan) for job in jobs)
     made = f" ({len(new)} to make: about {duration(making / min(processes, len(new)))} and {disk:.0f} MB)" if new else ""
     return (
-        f"{len(jobs)} run(s) on {len(names)} log(s){made}: about {duration(seconds / processes)} in {processes} process(es), {megabytes} MB; "
+        f"{len(jobs)} run(s) on {len(names)} log(s){made}: about {duration(seconds / processes)} in {processes} process(es), {megabytes:.0f} MB; "
         "less where some are recorded already"
     )
 

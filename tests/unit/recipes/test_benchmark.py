@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +113,24 @@ def _free(directory: Path, limit: float) -> None:
             time.sleep(0.02)
 
 
+def _sleep(*_: Any) -> None:
+    time.sleep(300)
+
+
+def test_a_signal_while_logs_are_made_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(benchmark_schedule, "make_log", _sleep)
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    outcome = benchmark_schedule.run(jobs_of(suite("smoke"), (), 1, 20), tmp_path, 1, lambda _: None)
+    assert (outcome.signal, outcome.made, outcome.skipped, outcome.failed) == (signal.SIGTERM, 0, 0, [])
+
+
+@pytest.mark.parametrize("name", ["smoke", "standard", "full"])
+def test_methods_that_are_scored_exactly_share_a_discount(name: str) -> None:
+    for task in suite(name).tasks:
+        if task.dataset.startswith("icu-sepsis"):
+            assert {getattr(plan_of(task, method, 0).settings, "discount", 1.0) for method in task.methods} == {1.0}
+
+
 def test_a_run_that_diverges_is_recorded_and_the_others_go_on(tmp_path: Path) -> None:
     tasks = tuple(task for task in suite("smoke").tasks if task.dataset.startswith("gridworld"))
     good, bad = jobs_of(replace(suite("smoke"), tasks=tasks), ("bc",), 2, 20)
@@ -145,7 +165,8 @@ def row(dataset: str, method: str, seed: int, score: float, **more: Any) -> dict
 def test_a_table_in_numbers() -> None:
     """IQM of 0, 40, 60, 200 is 50; over two logs of 10 … and 30 … it is that of all four. The log's own score is 100 · 5 / 10."""
     rows = [row("hopper/medium", "bc", i, x) for i, x in enumerate((0.0, 40.0, 60.0, 200.0))]
-    rows += [row("hopper/medium", "iql", 0, 7.0), row("made/other", "bc", 0, 10.0), row("made/other", "iql", 0, 30.0)]
+    rows += [row("hopper/medium", "iql", 0, 7.0), row("walker2d/medium", "bc", 0, 10.0), row("walker2d/medium", "iql", 0, 30.0)]
+    rows += [row("made/other", "bc", 0, 90.0), row("made/other", "iql", 0, 90.0)]  # of another scale
     page = benchmark_table(rows, published, SOURCE)
     assert "| hopper/medium | 10 | 50.0 | 50.0 [" in page
     last, best = page.split("## Best policy")
@@ -242,6 +263,11 @@ def test_a_suite_names_what_exists(name: str) -> None:
         assert seconds / 2 < 2 * 3600
 
 
+def test_larger_networks_and_batches_are_told_to_take_longer() -> None:
+    small, large = (Task("antmaze/large-navigate", ("hiql",), 10_000, settings=more) for more in ({"hidden": (256, 256)}, {}))
+    assert seconds_of(replace(large, batch_size=None), "hiql") > 20 * seconds_of(small, "hiql")
+
+
 def test_integer_tasks_are_told_apart() -> None:
     from stitchrl.environments.make import spec_of
     from stitchrl.recipes.datasets import available
@@ -260,7 +286,8 @@ def test_settings_come_from_the_most_particular_recipe() -> None:
         return recipe
 
     assert found("iql", "halfcheetah/medium").settings["expectile"] == 0.7
-    assert found("iql", "antmaze/umaze").settings["expectile"] == 0.9
+    assert found("iql", "antmaze/umaze-play").settings["expectile"] == 0.9
+    assert found("rebrac", "antmaze/umaze-play").settings["discount"] == 0.999
     assert found("rebrac", "halfcheetah/medium").settings["critic_penalty"] == 0.01  # CORL's configs/offline/rebrac
     assert found("sac_n", "pointmaze/large").settings["ensemble"] == 25
     assert found("sac_n", "pendulum/mixed").settings == {"ensemble": 10, "diversity": 0.0}

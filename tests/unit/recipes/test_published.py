@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from stitchrl import algorithms
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.goals import Goals, with_goal
 from stitchrl.core.settings import read_settings
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.recipes.datasets import available
 from stitchrl.recipes.published import recipe, recipes
+from stitchrl.recipes.published_scores import _BEST, _LAST, _LATER, published
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
 def test_an_algorithm_takes_its_recipe(name: str) -> None:
     found = recipe(name)
-    read_settings(algorithms.find(found.algorithm)[1], found.settings, name)
+    kind, config = algorithms.find(found.algorithm)
+    _, _, log = name.partition(":")
+    frames = "atari" in name or log.startswith(("breakout", "pong"))
+    seen = Box((4, 84, 84)) if frames else Box((11,))
+    spec = Spec(seen, Discrete(4) if frames or "discrete" in name else Box((3,), (-1.0,) * 3, (1.0,) * 3))
+    with torch.device("meta"):  # its networks, however large
+        kind(read_settings(config, found.settings, name), with_goal(spec) if isinstance(kind.batch, Goals) else spec)
+
+
+def test_a_recipe_of_a_log_is_of_a_log_that_there_is() -> None:
+    families = {name.partition("/")[0] for name in available()}
+    named = {name.partition(":")[2] for name in recipes()} | {line.split()[0] for line in (_LAST + _BEST + _LATER).splitlines() if line}
+    told = {log for log in named if "/" in log and log.partition("/")[0] in families}
+    assert told and told <= set(available())
+    assert "antmaze-umaze-v2" == (published("antmaze/umaze-play") or ("", {}))[0]
 
 
 def test_a_dataset_is_matched_by_its_whole_name() -> None:

@@ -20,7 +20,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Size = Literal["umaze", "medium", "large"]
 
 REACH = 0.5  # metres from the goal that are a success: D4RL's
-# size -> the map in gymnasium-robotics, the cells (row, column) of the start and of the goal: D4RL's
+# size -> the map in gymnasium-robotics, the cells (row, column) of the start and of the goal: D4RL's (umaze's mirrored)
 MAZES: dict[str, tuple[str, tuple[int, int], tuple[int, int]]] = {
     "umaze": ("U_MAZE", (3, 1), (1, 1)),
     "medium": ("MEDIUM_MAZE", (1, 1), (6, 6)),
