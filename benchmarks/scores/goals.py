@@ -24,6 +24,7 @@ HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
 BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 EPISODES = 50
+WITHOUT_TARGETS = ("gcbc", "qrl", "crl")
 # OGBench (arXiv:2410.20092), table 2: a million steps of batches of 1,024 on a million logged ones, eight seeds
 PUBLISHED = {
     "pointmaze/navigate": {"gcbc": "9 ± 6", "gcivl": "63 ± 6", "gciql": "53 ± 8", "qrl": "82 ± 5", "crl": "29 ± 7", "hiql": "79 ± 5"},
@@ -48,6 +49,7 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--target-rate", type=float, help="of the target networks, where there are any; OGBench's 0.005 unless told")
     parser.add_argument("--every", type=int, default=10_000, help="steps between evaluations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--standardize", action="store_true", help="observations; OGBench has them as they are")
@@ -57,11 +59,11 @@ def main() -> None:
         if method == "constant":
             push(a.log)
         else:
-            run(a.log, method, a.steps, a.width, a.seeds, a.every, a.standardize)
+            run(a.log, method, a.steps, a.width, a.seeds, a.every, a.standardize, a.target_rate)
     PAGE.write_text(page(read_rows(RAW), read_rows(BEFORE)), encoding="utf-8")
 
 
-def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int, standardize: bool) -> None:
+def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int, standardize: bool, target_rate: float | None) -> None:
     """Learns all seeds at once, and records the share of solved tasks on the way and at the end."""
     import torch
 
@@ -74,8 +76,11 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
 
     torch.set_num_threads(1)
     recipe = published.recipe(f"{method}:{log}")
+    settings: dict[str, Any] = dict(recipe.settings) | {"hidden": (width, width)}
+    if target_rate is not None and method not in WITHOUT_TARGETS:
+        settings["target_rate"] = target_rate
     made = plan(
-        recipe.algorithm, settings=dict(recipe.settings) | {"hidden": (width, width)}, goals=recipe.goals, seeds=seeds,
+        recipe.algorithm, settings=settings, goals=recipe.goals, seeds=seeds,
         preprocessing=replace(recipe.preprocessing, standardize_observations=standardize),
         training=Training(steps=steps, batch_size=256, compile="on", threads=1),
     )  # fmt: skip
@@ -102,6 +107,7 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
                 "seed": seed,
                 "batch_size": 256,
                 "standardized": standardize,
+                "target_rate": settings.get("target_rate"),
                 "log_sha256": dataset.fingerprint(),
             }
             row |= {
@@ -167,7 +173,10 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    last = {(r["log"], r["method"], r["width"], r.get("standardized", False), r["step"], r["seed"]): r for r in rows}
+    last = {
+        (r["log"], r["method"], r["width"], r.get("standardized", False), r.get("target_rate") or 0.0, r["step"], r["seed"]): r
+        for r in rows
+    }
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for key, r in last.items():
         cells.setdefault(key[:-1], []).append(r)
@@ -175,13 +184,14 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published |",
         "|---|---|---:|---|---:|---:|---|---:|---|",
     ]
-    for (log, method, width, standardized, step), found in sorted(
-        cells.items(), key=lambda cell: (cell[0][0], cell[0][2:], _mean_success(cell[1]))
+    for (log, method, width, standardized, rate, step), found in sorted(
+        cells.items(), key=lambda cell: (cell[0][0], *cell[0][2:4], cell[0][5], _mean_success(cell[1]))
     ):
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        networks = f"{width} × 2{', std' * standardized}" if width else "–"
+        faster = f", targets {rate:g}" if rate not in (0, 0.005) else ""
+        networks = f"{width} × 2{', std' * standardized}{faster}" if width else "–"
         lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return lines
 

@@ -19,9 +19,10 @@ from control_record import append_row, mean_and_error, read_rows
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "online.jsonl", HERE / "ONLINE.md"
 ENVIRONMENT = "Pendulum-v1"
-LOGS = {"pendulum/expert": 5_000, "pendulum/medium": 3_000}  # gradient steps offline
-ONLINE, EVERY, EPISODES, WARM_START = 3_000, 250, 20, 400
+LOGS = {"pendulum/expert": (5_000, 3_000), "pendulum/medium": (3_000, 4_000)}  # gradient steps offline, steps online
+EVERY, EPISODES, WARM_START = 250, 20, 400
 DIP = 1_000  # steps in which the policy may fall before it has learned from what it did
+LATE = 50  # a later fall by more than this is counted
 COMMON = {"hidden": (64, 64)}
 FAST = {"actor_learning_rate": 1e-3, "critic_learning_rate": 1e-3, "temperature_learning_rate": 1e-3}
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # settings, and how the online phase gathers
@@ -54,14 +55,15 @@ def run(log: str, method: str, runs: Path, seeds: int) -> None:
     from stitchrl import __version__
 
     settings, online = METHODS[method]
-    evaluation, steps = {"every": EVERY, "episodes": EPISODES}, LOGS[log]
+    evaluation, (steps, online_steps) = {"every": EVERY, "episodes": EPISODES}, LOGS[log]
+    online = online | {"warm_start": WARM_START}
     common: dict[str, Any] = {"evaluation": evaluation}
     offline, after = (runs / f"{log.replace('/', '-')}-{method}{phase}" for phase in ("", "-online"))
     stitchrl.train(
         method, log, run=offline, environment=ENVIRONMENT, seeds=seeds, settings=settings, preprocessing={"reward_scale": 0.1},
         training={"steps": steps, "save_every": steps, "threads": 1}, overwrite=True, **common,
     )  # fmt: skip
-    stitchrl.finetune(offline, ENVIRONMENT, steps=ONLINE, into=after, online=online | {"warm_start": WARM_START}, overwrite=True, **common)
+    stitchrl.finetune(offline, ENVIRONMENT, steps=online_steps, into=after, online=online, overwrite=True, **common)
     lines = [json.loads(line) for line in (after / "evaluations.jsonl").read_text().splitlines()]
     for seed in range(seeds):
         curve = {str(line["step"]): statistics.fmean(line["returns"][seed]) for line in lines}
@@ -83,18 +85,19 @@ def page(rows: list[dict[str, Any]]) -> str:
         "# Going on online: the known picture",
         "",
         f"Written by `benchmarks/scores/online.py` from raw/online.jsonl ({max(r['date'][:10] for r in rows)}); do not edit. {ENVIRONMENT}: the best",
-        f"earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after {WARM_START}.",
+        "earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after 400.",
         "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation of the first",
-        f"{DIP:,} steps minus the one at step 0, mean over seeds; *lowest*: of the whole phase (one seed of Cal-QL falls at step 2,500, and is back",
-        "500 steps later); *area*: mean return over the whole online phase.",
+        f"{DIP:,} steps minus the one at step 0, mean over seeds; *lowest*: of the whole phase; *late*: seeds that fall by more than {LATE}",
+        "after those steps; *area*: mean return over the whole online phase.",
     ]
     for log in LOGS:
         here = {key: row for key, row in last.items() if key[0] == log}
         if not here:
             continue
         shown = [s for s in sorted({int(s) for row in here.values() for s in row["curve"]}) if s % 500 == 0]
-        lines += ["", f"From `{log}`, {LOGS[log]:,} gradient steps offline:", ""]
-        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | area |", "|---" * (len(shown) + 5) + "|"]
+        ((offline, episodes),) = {(row["offline_steps"], row["episodes"]) for row in here.values()}
+        lines += ["", f"From `{log}`, {offline:,} gradient steps offline, evaluations of {episodes} episodes:", ""]
+        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | late | area |", "|---" * (len(shown) + 6) + "|"]
         for method in METHODS:
             curves = [row["curve"] for key, row in here.items() if key[1] == method]
             if not curves:
@@ -103,10 +106,11 @@ def page(rows: list[dict[str, Any]]) -> str:
             dips, falls = (
                 [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= last) - c["0"]) for c in curves] for last in (DIP, max(shown))
             )
+            late = sum(min(v for s, v in c.items() if int(s) > DIP) < c["0"] - LATE for c in curves)
             areas = [statistics.fmean(c.values()) for c in curves]
             lines.append(
                 f"| `{method}` | {len(curves)} | "
-                + " | ".join([*cells, mean_and_error(dips), mean_and_error(falls), mean_and_error(areas)])
+                + " | ".join([*cells, mean_and_error(dips), mean_and_error(falls), str(late), mean_and_error(areas)])
                 + " |"
             )
     return "\n".join(lines) + "\n"
