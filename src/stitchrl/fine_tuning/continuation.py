@@ -120,7 +120,7 @@ class Continuation:
                 f"{self.gathering.name}: {done:,} updates were done by step {step:,}, and by these settings it is {due:,}; keep --warm-start, "
                 "--updates-per-round and --steps-per-round as they were"
             )
-        self.gathering.restore(tensors)  # first: the learner draws its present block again, from the rows there were
+        self.gathering.restore(tensors)  # first: the learner draws its present block again, of rows that must be there
         self.learner.restore(tensors, done)
         self.step = step
 

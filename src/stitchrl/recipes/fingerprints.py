@@ -16,12 +16,14 @@ OGBENCH = {"ogbench": "1.2.2"}  # mazes, and the ant of all of them
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "antmaze/large-navigate": "7a0d03dee06f77567e6902c793a70523455392a4bafab9c6a821e85c953436d4",
     "antmaze/medium-diverse": "684ff25d17422b50c857f6cb327d4e18ca027c851628ca5060436faa16d47916",
     "breakout/expert": "05cdf5ac571062c962ee2cb96f3c253c7079057250026f06e86b553466a9e1bc",
     "breakout/mixed": "568f52fda3de3a5e4ece9646e51b38450e8f8143b73a828536de9b459e67197f",
     "cartpole/expert": "aa88651becddd85c2f2a748857cbbbd2fe666ea2e5f20432ba5cf5e25e267c62",
     "cartpole/medium": "988e1e1d4b602bf1c6117ec0f60bac9b1982b7970b08e940b56c42c8ff2554c0",
     "cartpole/mixed": "afb90b0ebf84305cde2dc01a76916df5ee34f2a6d04b38ae3595833b32787d2a",
+    "halfcheetah/medium-expert": "fedb85908dfb01c28aea1330dacb1427746f07992de42bb8ebd1c6c246c8e23c",
     "halfcheetah/medium-replay": "0dcbd0edacd123a2daa8d3205633eaa756fe8ad2cfb9255a8afe621a62a91200",
     "halfcheetah/random": "5a222cfae059364ecd1b6cec891209ebc415742f0b227a1ef1af88738175dd65",
     "hopper/expert": "51ba62ce88a4dd91616034ad84a5a603ace8bfcfd05d3989d9db1d7984b0594c",
