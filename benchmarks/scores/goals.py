@@ -23,6 +23,8 @@ from control_record import append_row, mean_and_error, read_rows
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
 BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
+ANTS = HERE / "raw" / "ants.jsonl"  # of ants.py
+WALKER = "the walker, told the way"
 EPISODES = 50
 WITHOUT_TARGETS = ("gcbc", "qrl", "crl")
 # OGBench (arXiv:2410.20092), table 2: a million steps of batches of 1,024 on a million logged ones, eight seeds
@@ -155,12 +157,14 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
         f"Written by `benchmarks/scores/goals.py` from raw/goals.jsonl ({max(r['date'][:10] for r in rows + before)}); do not edit.",
         "Share of episodes that reach OGBench's five goals, as many episodes of each; mean ± standard error over seeds, or, of one seed, the share",
         "alone (its error is up to 7 points of 50 episodes, up to 10 of 25). Batches of 256, networks as told, observations as they are (*std*:",
-        "standardised), our logs of 100,000 steps. *published*: OGBench's table, a million steps, four times the batch, networks of 512 × 3, ten",
-        "times the log. `constant`: the best of 16 directions in which to push a ball for ever, chosen on the episodes that it is told of; what it",
-        "solves too tells nothing of a method.",
+        "standardised), our logs of 100,000 steps. *targets*: the step of the target networks' average, 0.005 unless told: a goal's value comes from",
+        "one state further with each of its rounds, and in so few steps it does not come far. *published*: OGBench's table, a million steps, four",
+        "times the batch, networks of 512 × 3, ten times the log. `constant`: the best of 16 directions in which to push a ball for ever, chosen",
+        "on the episodes that it is told of; what it solves too tells nothing of a method.",
         "",
         *(_table(rows) if rows else ["No runs yet on the logs of now."]),
         "",
+        *_ants(read_rows(ANTS)),
         "## On the logs before",
         "",
         "From raw/goals_before.jsonl, observations standardised. The logs made until 2026-11-22 were not OGBench's in kind: goals of `navigate`",
@@ -170,6 +174,27 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
         *_table(before),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _ants(rows: list[dict[str, Any]]) -> list[str]:
+    """Why they do not get there: the last measure of each kind by ants.py."""
+    last = {(row["what"], row.get("noise")): row for row in rows}
+    if not {("HIQL", None), (WALKER, 0.0), (WALKER, 0.2)} <= set(last):
+        return []
+    hiql, still, noisy = last["HIQL", None], last[WALKER, 0.0], last[WALKER, 0.2]
+    percent = {name: f"{100 * value:.0f} %" for name, value in hiql.items() if isinstance(value, float)}
+    told, shaken = (f"{100 * row['solved']:.0f} %" for row in (still, noisy))
+    ranks, nearer = hiql["rank_correlations"], [f"{100 * x:.0f}" for x in hiql["nearer_is_worth_more"]]
+    spread, bound, led = f"{hiql['advantage_deviation']:.1f}", percent["weights_at_bound"], percent["solved_told_the_way"]
+    text = f"""\
+It is not the log's walker: told the way, it solves {told} of {still["episodes"]} episodes of the five tasks, with the log's noise {shaken},
+half of them within {still["median_steps"]:.0f} of 1,000 steps. It is what is learned of 29 numbers in so few steps. After {hiql["steps"]:,} (width
+{hiql["width"]}, targets {hiql["target_rate"]:g}) HIQL's value orders states by their way to a task's goal with rank correlations of
+{min(ranks):.2f} to {max(ranks):.2f}, and where a walk has come nearer in 25 steps it is worth more in {min(nearer)} to {max(nearer)} % of
+cases. The advantage of one step, which is at most 1, has a standard deviation of {spread}: {bound} of the actor's weights, exponentials of it,
+stand at their bound, and the noise is cloned. Its squared error on logged actions is {hiql["squared_error_of_actions"]:.2f} a number, of
+which the log's noise is at most 0.04; led by true subgoals, it solves {led}."""
+    return ["## Why ants stay behind", "", "Measured by `ants.py` (raw/ants.jsonl).", *text.splitlines(), ""]
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
