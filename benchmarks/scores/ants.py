@@ -5,7 +5,8 @@
 
 Of HIQL: the rank correlation of V(s, g) with how near s is to the task's goal g, in cells of the way; how often what comes 25 steps later is
 worth more where it is nearer; the spread of one step's advantage, which the actor's weights are exponentials of; the actor's error on logged
-actions, told the state 25 steps later; and the share of tasks that it solves when each subgoal is a logged state of the next cell.
+actions, told the state 25 steps later; and the share of tasks that it solves when every 25 steps its subgoal is the state that the best of the 50
+nearest logged walks came to 25 steps later.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from stitchrl.recipes import published
 RAW = Path(__file__).parent / "raw" / "ants.jsonl"
 LOG, TASK = "antmaze/large-navigate", "antmaze-large-v0"
 AHEAD = 25  # steps to a subgoal
+NEAR = 50  # logged states
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -38,10 +40,9 @@ class Maze:
     """OGBench's maze of the task, and ways through it in cells."""
 
     def __init__(self) -> None:
-        import gymnasium
-        import ogbench  # noqa: F401 registers the environments
+        from stitchrl.environments.make import make
 
-        self.world = gymnasium.make(TASK)
+        self.world = make(TASK)
         self.maze: Any = self.world.unwrapped
         self.ahead = cache(lambda here, there: tuple(self.maze.xy_to_ij(self._subgoal(here, there))))
 
@@ -57,16 +58,19 @@ class Maze:
         return np.array([away[self.cell(position)] for position in positions])
 
     def solved(self, act: Any, episodes: int) -> tuple[float, list[int]]:
-        """Returns the share of the five tasks' episodes that end at the goal, and after how many steps; act: (observation, goal) -> action."""
+        """Returns the share of the five tasks' episodes that end at the goal, and after how many steps.
+
+        act: from an observation, the goal and the step of the episode to an action, which is clipped.
+        """
         arrived = []
         for task in range(1, 6):
             for seed in range(episodes):
-                seen, told = self.world.reset(seed=seed, options={"task_id": task})
+                seen, _ = self.world.reset(seed=seed, options={"task_id": task})
                 for t in range(1000):
-                    seen, _, ended, cut, info = self.world.step(np.clip(act(seen, told["goal"]), -1, 1).astype(np.float32))
+                    seen, _, ended, cut, info = self.world.step(np.clip(act(*np.split(seen, 2), t), -1, 1).astype(np.float32))
                     if info["success"]:
                         arrived.append(t + 1)
-                    if info["success"] or ended or cut:
+                    if ended or cut:
                         break
         return len(arrived) / (5 * episodes), arrived
 
@@ -79,14 +83,21 @@ def walker(episodes: int) -> list[dict[str, Any]]:
     for noise in (0.0, 0.2):
         generator = np.random.default_rng(0)
 
-        def act(seen: Array, goal: Array, noise: float = noise, generator: np.random.Generator = generator) -> Array:
+        def act(seen: Array, goal: Array, t: int, noise: float = noise, generator: np.random.Generator = generator) -> Array:
             here, there = maze.cell(seen[:2]), maze.cell(goal[:2])
             way = (goal[:2] if here == there else maze.maze.ij_to_xy(maze.ahead(here, there))) - seen[:2]
             told = np.concatenate([seen[2:29], way / max(math.hypot(*way), 1e-6)]).astype(np.float32)
             return obey(told[None])[0] + noise * generator.standard_normal(8)
 
         share, steps = maze.solved(act, episodes)
-        rows.append({"what": "the walker, told the way", "noise": noise, "solved": share, "median_steps": float(np.median(steps))})
+        rows.append(
+            {
+                "what": "the walker, told the way",
+                "noise": noise,
+                "solved": share,
+                "median_steps": float(np.median(steps)) if steps else None,
+            }
+        )
     return rows
 
 
@@ -108,9 +119,10 @@ def hiql(steps: int, width: int, rate: float, target_rate: float, episodes: int)
         learner.advance()
     learner.check()
     algorithm: Any = copy.deepcopy(learner.template)
+    learned = learner.parameters_of(0)
     with torch.no_grad():
         for name, parameter in algorithm.named_parameters():
-            parameter.copy_(learner.update.parameters[name].reshape(parameter.shape))
+            parameter.copy_(learned[name])
         found = _value(algorithm, dataset) | _low_level(algorithm, dataset, episodes)
     return [{"what": "HIQL", "steps": steps, "width": width, "learning_rate": rate, "target_rate": target_rate} | found]
 
@@ -125,7 +137,7 @@ def _value(algorithm: Any, dataset: Any) -> dict[str, Any]:
     at = np.array([i for i in generator.choice(len(states) - AHEAD, 4000, replace=False) if i // length == (i + AHEAD) // length])
     ranks, nearer = [], []
     for task in range(1, 6):
-        goal = maze.world.reset(seed=0, options={"task_id": task})[1]["goal"]
+        goal = np.split(maze.world.reset(seed=0, options={"task_id": task})[0], 2)[1]
         now, later = (maze.steps_away(states[at + k, :2], goal[:2]) for k in (0, AHEAD))
         goals = _tensor(np.tile(goal, (len(at), 1)))
         worth = [algorithm.value(_tensor(states[at + k]), goals).mean(0).numpy() for k in (0, AHEAD)]
@@ -136,30 +148,30 @@ def _value(algorithm: Any, dataset: Any) -> dict[str, Any]:
     advantage = (algorithm.value(_tensor(states[at + 1]), subgoals) - algorithm.value(_tensor(states[at]), subgoals)).mean(0).numpy()
     actions = np.asarray(dataset.columns["actions"], np.float32)[at]
     chosen = algorithm.low_actor(torch.cat([_tensor(states[at]), algorithm.value.phi(_tensor(states[at]), subgoals)], -1)).numpy()
+    sharpness, bound = algorithm.config.low_inverse_temperature, algorithm.config.max_weight
     return {
         "rank_correlations": np.round(ranks, 3).tolist(),
         "nearer_is_worth_more": np.round(nearer, 3).tolist(),
         "advantage_deviation": round(float(advantage.std()), 3),
-        "weights_at_bound": round(float((3 * advantage >= math.log(100)).mean()), 3),
+        "weights_at_bound": round(float((sharpness * advantage >= math.log(bound)).mean()), 3),
         "squared_error_of_actions": round(float(((chosen - actions) ** 2).mean()), 4),
     }
 
 
 def _low_level(algorithm: Any, dataset: Any, episodes: int) -> dict[str, Any]:
-    maze, states, generator = Maze(), np.asarray(dataset.columns["observations"], np.float32), np.random.default_rng(0)
-    by_cell: dict[tuple[int, int], list[int]] = {}
-    for i in range(0, len(states), 5):
-        by_cell.setdefault(maze.cell(states[i, :2]), []).append(i)
-    held: dict[str, Any] = {"cell": None, "subgoal": None, "age": 0}
+    maze, states = Maze(), np.asarray(dataset.columns["observations"], np.float32)
+    length = len(states) // dataset.episodes
+    whole = np.flatnonzero(np.arange(len(states)) // length == (np.arange(len(states)) + AHEAD) // length)  # whose walk goes on for so long
+    subgoal = np.zeros(states.shape[1], np.float32)
 
-    def act(seen: Array, goal: Array) -> Array:
-        here, there = maze.cell(seen[:2]), maze.cell(goal[:2])
-        held["age"] += 1
-        if here != held["cell"] or held["age"] >= 2 * AHEAD:
-            known = by_cell[maze.ahead(here, there)]
-            held.update(cell=here, age=0, subgoal=goal if here == there else states[known[generator.integers(len(known))]])
-        s, subgoal = _tensor(seen)[None], _tensor(held["subgoal"])[None]
-        return np.asarray(algorithm.low_actor(torch.cat([s, algorithm.value.phi(s, subgoal)], -1)).numpy()[0])
+    def act(seen: Array, goal: Array, t: int) -> Array:
+        if t % AHEAD == 0:
+            here, there = maze.cell(seen[:2]), maze.cell(goal[:2])
+            to = goal[:2] if here == there else np.asarray(maze.maze.ij_to_xy(maze.ahead(here, there)))
+            near = whole[np.argsort(np.abs(states[whole, :2] - seen[:2]).sum(1))[:NEAR]] + AHEAD
+            subgoal[:] = states[near[np.abs(states[near, :2] - to).sum(1).argmin()]]
+        s, z = _tensor(seen)[None], _tensor(subgoal)[None]
+        return np.asarray(algorithm.low_actor(torch.cat([s, algorithm.value.phi(s, z)], -1)).numpy()[0])
 
     return {"solved_told_the_way": maze.solved(act, episodes)[0]}
 

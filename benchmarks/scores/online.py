@@ -95,8 +95,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         if not here:
             continue
         shown = [s for s in sorted({int(s) for row in here.values() for s in row["curve"]}) if s % 500 == 0]
-        ((offline, episodes),) = {(row["offline_steps"], row["episodes"]) for row in here.values()}
-        lines += ["", f"From `{log}`, {offline:,} gradient steps offline, evaluations of {episodes} episodes:", ""]
+        episodes = " or ".join(str(n) for n in sorted({row["episodes"] for row in here.values()}))
+        lines += ["", f"From `{log}`, {LOGS[log][0]:,} gradient steps offline, evaluations of {episodes} episodes:", ""]
         lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | late | area |", "|---" * (len(shown) + 6) + "|"]
         for method in METHODS:
             curves = [row["curve"] for key, row in here.items() if key[1] == method]

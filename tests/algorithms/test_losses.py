@@ -263,9 +263,12 @@ def test_importance_sampling_estimates_the_log_sum_exp() -> None:
 def test_cql_refuses_settings_that_cannot_hold_together() -> None:
     with pytest.raises(ConfigError, match="at most one"):
         build(CQL, CQLConfig(max_target_backup=True, entropy_backup=True), TWO, 0)
-    for settings in ({"max_target_backup": True}, {"entropy_backup": True}, {"mean_backup": True}):
+    for settings in ({"max_target_backup": True}, {"entropy_backup": True}, {"mean_backup": True}, {"critic_hidden": (8,)}):
         with pytest.raises(ConfigError, match="discrete"):
             build(CQL, CQLConfig(**settings), CHOICE, 0)
+    for spec in (TWO, CHOICE):
+        with pytest.raises(ConfigError, match="lagrange_learning_rate is 0.1, and has no effect without lagrange_gap"):
+            build(CQL, CQLConfig(lagrange_learning_rate=0.1), spec, 0)
 
 
 @pytest.mark.parametrize("entropy_backup", [True, False])

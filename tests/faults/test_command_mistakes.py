@@ -232,7 +232,10 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
     assert np.shape(evaluated["returns"]) == (2, 3) and "CartPole-v1" in told
     assert f"return {np.mean(evaluated['returns']):.4g} " in told
     found = interval([evaluated["returns"]], generator=np.random.default_rng(0))
-    assert f"(IQM {found.estimate:.4g} [{found.low:.4g}, {found.high:.4g}]; seeds " in told and found.low < found.high
+    assert (
+        f"(IQM {found.estimate:.4g}, 95 % over seeds and episodes [{found.low:.4g}, {found.high:.4g}]; seeds " in told
+        and found.low < found.high
+    )
     compared = do("compare", "a", "b", "--json", "compared.json", "--html", "compared.html")
     assert "a" in compared and "b" in compared and json.loads((tmp_path / "compared.json").read_text())
     for file in do("plot", "a", "b", "--to", "plots").splitlines():

@@ -347,6 +347,6 @@ def seconds_of(task: Task, method: str, made: Plan | None = None) -> float:
 def weights_of(made: Plan) -> float:
     """Returns how many times the weights of two critics of two layers of 256 a plan's networks have, about; at least 1."""
     settings = made.settings
-    layers = max(getattr(settings, "hidden", ()), getattr(settings, "critic_hidden", None) or (), key=sum)
+    layers = max((getattr(settings, name, None) or () for name in ("hidden", "critic_hidden")), key=sum)
     one: float = sum(width * following for width, following in pairwise(layers)) / 256**2
     return max(one * max((getattr(settings, "ensemble", None) or 2) / 2, 1.0), 1.0)

@@ -73,7 +73,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     )  # fmt: skip
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
     per_seed, found = result.returns.mean(1), interval([result.returns], generator=np.random.default_rng(0))
-    spread = f" [{found.low:.4g}, {found.high:.4g}]" if result.returns.size > 1 else ""  # 95 %, over seeds and episodes
+    over = "seeds and episodes" if len(per_seed) > 1 else "episodes"
+    spread = f", 95 % over {over} [{found.low:.4g}, {found.high:.4g}]" if result.returns.size > 1 else ""
     words = [f"return {per_seed.mean():.4g} (IQM {found.estimate:.4g}{spread}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"]
     if line["normalized"]:
         scores = [sum(v) / len(v) for v in line["normalized"]]

@@ -78,5 +78,7 @@ def test_its_rows_follow_the_settings() -> None:
 
 
 def test_settings_that_cannot_hold_together_are_refused() -> None:
+    with pytest.raises(ConfigError, match="without lagrange_gap"):
+        build(CalQL, CalQLConfig(lagrange_learning_rate=0.1), TWO, 0)
     with pytest.raises(ConfigError, match="at most one"):
         build(CalQL, CalQLConfig(entropy_backup=True), TWO, 0)

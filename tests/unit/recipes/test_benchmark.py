@@ -19,7 +19,7 @@ from stitchrl.core.files import locked
 from stitchrl.environments.make import make, mdp_of
 from stitchrl.recipes import benchmark_schedule
 from stitchrl.recipes.benchmark_runs import _exact_score, append_raw, jobs_of
-from stitchrl.recipes.benchmark_suites import Task, fits, plan_of, recipe_of, seconds_of, suite
+from stitchrl.recipes.benchmark_suites import Task, fits, methods, plan_of, recipe_of, seconds_of, suite
 from stitchrl.recipes.published import Recipe
 from stitchrl.recipes.published_scores import SOURCE, published
 from stitchrl.report.benchmark_rows import read_raw, settings_hash
@@ -113,18 +113,30 @@ def _free(directory: Path, limit: float) -> None:
             time.sleep(0.02)
 
 
-def _sleep(*_: Any) -> None:
+def _makes_no_log(name: str, told: Path, *_: Any) -> None:
+    (told.parent.parent / "begun").touch()
     time.sleep(300)
 
 
 def test_a_signal_while_logs_are_made_ends_the_benchmark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(benchmark_schedule, "make_log", _sleep)
-    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    outcome = benchmark_schedule.run(jobs_of(suite("smoke"), (), 1, 20), tmp_path, 1, lambda _: None)
+    def send() -> None:
+        while not (tmp_path / "begun").exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    jobs = jobs_of(suite("smoke"), (), 1, 20)
+    monkeypatch.setattr(benchmark_schedule, "make_log", _makes_no_log)
+    threading.Thread(target=send, daemon=True).start()
+    outcome = benchmark_schedule.run(jobs, tmp_path, 1, lambda _: None)
     assert (outcome.signal, outcome.made, outcome.skipped, outcome.failed) == (signal.SIGTERM, 0, 0, [])
 
 
-@pytest.mark.parametrize("name", ["smoke", "standard", "full"])
+def test_the_time_of_every_method_that_fits_is_told() -> None:
+    for task in suite("full").tasks:
+        assert all(seconds_of(task, method) > 0 for method in methods() if fits(task, method))
+
+
+@pytest.mark.parametrize("name", ["standard", "full"])
 def test_methods_that_are_scored_exactly_share_a_discount(name: str) -> None:
     for task in suite(name).tasks:
         if task.dataset.startswith("icu-sepsis"):
