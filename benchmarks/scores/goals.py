@@ -188,14 +188,13 @@ def _ants(rows: list[dict[str, Any]]) -> list[str]:
     spread, bound, led = f"{hiql['advantage_deviation']:.1f}", percent["weights_at_bound"], percent["solved_told_the_way"]
     error, low, high = f"{hiql['squared_error_of_actions']:.2f}", min(ranks), max(ranks)
     text = f"""\
-It is not the log's walker: told the way, it solves {told} of {still["episodes"]} episodes of the five tasks, half of these within
-{still["median_steps"]:.0f} of 1,000 steps, and {shaken} with the log's noise (standard errors of up to 9 points). What HIQL has learned
-after {hiql["steps"]:,} steps (width {hiql["width"]}, targets {hiql["target_rate"]:g}) is little: its value orders states by their way to a
-task's goal with rank correlations of {low:.2f} to {high:.2f}, and tells in {min(nearer)} to {max(nearer)} % of cases whether 25 steps of a walk led
-nearer or away. One step's advantage, of the true values at most 1, has a standard deviation of {spread}: of the actor's
-weights, exponentials of three times it, {bound} stand at their bound. The actor's squared error on logged actions is
-{error} a number, of which the log's noise is at most 0.04; led every 25 steps to where the best of the nearest logged
-walks came, it solves {led} of {hiql["episodes"]} episodes."""
+The log's walker, told the way, solves {told} of {still["episodes"]} episodes of the five tasks, half of these within {still["median_steps"]:.0f} of
+1,000 steps, and {shaken} with the log's noise (standard errors of up to 9 points). HIQL's low level after {hiql["steps"]:,} steps (width
+{hiql["width"]}, targets {hiql["target_rate"]:g}), led every 25 steps to where the best of the nearest logged walks came, solves {led} of
+{hiql["episodes"]}, though its squared error on logged actions is {error} a number (the log's noise: at most 0.04) and {bound} of its weights
+stand at their bound (one step's advantage, of true values at most 1, has a standard deviation of {spread}). So it is where to go
+that is not known: the value, by which the high level picks subgoals, orders states by their way to a task's goal with rank
+correlations of {low:.2f} to {high:.2f}, and tells in {min(nearer)} to {max(nearer)} % of cases whether 25 steps of a walk led nearer or away."""
     return ["## Why ants stay behind", "", "Measured by `ants.py` (raw/ants.jsonl).", *text.splitlines(), ""]
 
 
