@@ -17,19 +17,18 @@ import datetime
 import math
 import sys
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from control_record import append_row
+from goals import ANTS, WALKER
 from scipy.stats import spearmanr
 from torch import Tensor
 
 from stitchrl import __version__, load
 from stitchrl.recipes import published
 
-RAW = Path(__file__).parent / "raw" / "ants.jsonl"
 LOG, TASK = "antmaze/large-navigate", "antmaze-large-v0"
 AHEAD = 25  # steps to a subgoal
 NEAR = 50  # logged states
@@ -90,14 +89,8 @@ def walker(episodes: int) -> list[dict[str, Any]]:
             return obey(told[None])[0] + noise * generator.standard_normal(8)
 
         share, steps = maze.solved(act, episodes)
-        rows.append(
-            {
-                "what": "the walker, told the way",
-                "noise": noise,
-                "solved": share,
-                "median_steps": float(np.median(steps)) if steps else None,
-            }
-        )
+        median = float(np.median(steps)) if steps else None
+        rows.append({"what": WALKER, "noise": noise, "solved": share, "median_steps": median})
     return rows
 
 
@@ -131,10 +124,16 @@ def _tensor(values: Array) -> Tensor:
     return torch.as_tensor(np.asarray(values, np.float32))
 
 
+def _going_on(dataset: Any) -> Array:
+    """The numbers of the states whose walk goes on for another `AHEAD` steps; all walks are as long."""
+    step = np.arange(len(dataset)) % (len(dataset) // dataset.episodes)
+    return np.flatnonzero(step + AHEAD < len(dataset) // dataset.episodes)
+
+
 def _value(algorithm: Any, dataset: Any) -> dict[str, Any]:
     maze, states, generator = Maze(), np.asarray(dataset.columns["observations"], np.float32), np.random.default_rng(0)
-    length = len(states) // dataset.episodes
-    at = np.array([i for i in generator.choice(len(states) - AHEAD, 4000, replace=False) if i // length == (i + AHEAD) // length])
+    at = generator.choice(len(states) - AHEAD, 4000, replace=False)
+    at = at[np.isin(at, _going_on(dataset))]
     ranks, nearer = [], []
     for task in range(1, 6):
         goal = np.split(maze.world.reset(seed=0, options={"task_id": task})[0], 2)[1]
@@ -160,8 +159,7 @@ def _value(algorithm: Any, dataset: Any) -> dict[str, Any]:
 
 def _low_level(algorithm: Any, dataset: Any, episodes: int) -> dict[str, Any]:
     maze, states = Maze(), np.asarray(dataset.columns["observations"], np.float32)
-    length = len(states) // dataset.episodes
-    whole = np.flatnonzero(np.arange(len(states)) // length == (np.arange(len(states)) + AHEAD) // length)  # whose walk goes on for so long
+    whole = _going_on(dataset)
     subgoal = np.zeros(states.shape[1], np.float32)
 
     def act(seen: Array, goal: Array, t: int) -> Array:
@@ -188,7 +186,7 @@ def main() -> None:
     rows = walker(a.episodes) if a.what == "walker" else hiql(a.steps, a.width, a.rate, a.target_rate, a.episodes)
     for row in rows:
         row |= {"log": LOG, "episodes": 5 * a.episodes, "version": __version__, "torch": torch.__version__, "command": " ".join(sys.argv)}
-        append_row(RAW, row | {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")})
+        append_row(ANTS, row | {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")})
         print(row, flush=True)
 
 

@@ -26,7 +26,6 @@ BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 ANTS = HERE / "raw" / "ants.jsonl"  # of ants.py
 WALKER = "the walker, told the way"
 EPISODES = 50
-WITHOUT_TARGETS = ("gcbc", "qrl", "crl")
 # OGBench (arXiv:2410.20092), table 2: a million steps of batches of 1,024 on a million logged ones, eight seeds
 PUBLISHED = {
     "pointmaze/navigate": {"gcbc": "9 ± 6", "gcivl": "63 ± 6", "gciql": "53 ± 8", "qrl": "82 ± 5", "crl": "29 ± 7", "hiql": "79 ± 5"},
@@ -71,6 +70,7 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
 
     from stitchrl import __version__, load
     from stitchrl.agent import Agent
+    from stitchrl.algorithms import find
     from stitchrl.evaluation.playing import play
     from stitchrl.experiment import as_acting, make_learner, plan, prepare
     from stitchrl.recipes import published
@@ -79,7 +79,7 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
     torch.set_num_threads(1)
     recipe = published.recipe(f"{method}:{log}")
     settings: dict[str, Any] = dict(recipe.settings) | {"hidden": (width, width)}
-    if target_rate is not None and method not in WITHOUT_TARGETS:
+    if target_rate is not None and "target_rate" in find(recipe.algorithm)[1].__dataclass_fields__:
         settings["target_rate"] = target_rate
     made = plan(
         recipe.algorithm, settings=settings, goals=recipe.goals, seeds=seeds,

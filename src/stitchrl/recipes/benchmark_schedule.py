@@ -171,8 +171,10 @@ def _listening() -> Iterator[list[int]]:
 
 
 def duration(seconds: float) -> str:
-    """Returns a length of time in words: `40 s`, `12 min`, `1 h 25 min`."""
+    """Returns a length of time in words: `40 s`, `12 min`, `1 h 35 min`, `1,320 h (55 days)`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
+    if minutes >= 2 * 24 * 60:
+        return f"{round(minutes / 60):,} h ({round(minutes / (24 * 60)):,} days)"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"

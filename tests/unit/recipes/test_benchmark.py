@@ -280,6 +280,11 @@ def test_larger_networks_and_batches_are_told_to_take_longer() -> None:
     assert seconds_of(replace(large, batch_size=None), "hiql") > 20 * seconds_of(small, "hiql")
 
 
+def test_a_length_of_time_in_words() -> None:
+    told = {40: "40 s", 720: "12 min", 5_700: "1 h 35 min", 40 * 3600: "40 h 00 min", 55 * 86_400: "1,320 h (55 days)"}
+    assert {seconds: benchmark_schedule.duration(seconds) for seconds in told} == told
+
+
 def test_integer_tasks_are_told_apart() -> None:
     from stitchrl.environments.make import spec_of
     from stitchrl.recipes.datasets import available
