@@ -115,7 +115,7 @@ class HIQL(Algorithm):
                 v_next = self.target_value(s_next, goal)  # [2, B]
                 go_on = c.discount * (1 - terminal)
                 advantage = r + go_on * v_next.amin(0) - self.target_value(s, goal).mean(0)  # [B]
-                weight = torch.where(advantage >= 0, c.expectile, 1 - c.expectile)
+                weight = torch.full_like(advantage, 1 - c.expectile).masked_fill(advantage >= 0, c.expectile)
             v = self.value(s, goal)  # [2, B]
             losses["value"] = (weight * (r + go_on * v_next - v).square()).mean(-1).sum()
             metrics["v"] = v.mean()

@@ -73,7 +73,7 @@ class IDQLConfig:
 
 def value_losses(u: Tensor, config: IDQLConfig) -> Tensor:
     """Returns f(u) at u = Q - V, elementwise; of the exponential one that has its (bounded) gradient."""
-    side = torch.where(u > 0, config.level, 1 - config.level)
+    side = torch.full_like(u, 1 - config.level).masked_fill(u > 0, config.level)
     if config.value_loss == "expectile":
         return side * u.square()
     if config.value_loss == "quantile":
@@ -83,7 +83,7 @@ def value_losses(u: Tensor, config: IDQLConfig) -> Tensor:
 
 def log_weights(u: Tensor, config: IDQLConfig) -> Tensor:
     """Returns log |f'(u)| / |u|, elementwise, how the implicit policy weighs an action of the behaviour, less a constant."""
-    side = torch.where(u > 0, config.level, 1 - config.level).log()
+    side = torch.full_like(u, 1 - config.level).masked_fill(u > 0, config.level).log()
     if config.value_loss == "expectile":
         return side
     distance = u.abs().clamp_min(1e-6)  # both others are without bound, or 0 / 0, where an action is worth just V

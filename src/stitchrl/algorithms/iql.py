@@ -82,12 +82,13 @@ class IQL(Algorithm):
         c = self.config
         losses: Losses = {}
         metrics: Metrics = {}
-        with torch.no_grad():
-            q = self.target_critic(s, a).amin(0)  # [B]
-        advantage = q - self.value(s)  # [B]
+        if "value" in due or ("actor" in due and c.actor_loss == "awr"):
+            with torch.no_grad():
+                q = self.target_critic(s, a).amin(0)  # [B]
+            advantage = q - self.value(s)  # [B]
 
         if "value" in due:  # expectile regression, eq. 5
-            weight = torch.where(advantage > 0, c.expectile, 1 - c.expectile)
+            weight = torch.full_like(advantage, 1 - c.expectile).masked_fill(advantage > 0, c.expectile)
             losses["value"] = (weight * advantage.square()).mean()
             metrics["advantage"] = advantage.mean()
 

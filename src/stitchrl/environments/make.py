@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -13,7 +14,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Space, Spec
-from stitchrl.environments import mujoco_notice, robotics_notice
+from stitchrl.environments import maze_files, mujoco_notice, robotics_notice
 from stitchrl.environments.atari import DEFAULTS, is_atari, open_atari
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ PONG_POSITIONS = "stitchrl/PongPositions-v0"
 BREAKOUT_POSITIONS = "stitchrl/BreakoutPositions-v0"
 
 _OGBENCH = ("pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-")
+_MAZES = (*_OGBENCH, "PointMaze", "AntMaze", ANT_MAZE, POINT_FORK)
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("PointMaze", "gymnasium_robotics", "pip install gymnasium-robotics 'gymnasium[mujoco]'"),
@@ -92,7 +94,8 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
         if is_atari(id, options):
             return open_atari(id, options)
         mujoco_notice.once(getattr(gymnasium.registry.get(id), "entry_point", None))
-        environment = gymnasium.make(id, disable_env_checker=True, **options)
+        with maze_files.cleared() if id.startswith(_MAZES) else nullcontext():
+            environment = gymnasium.make(id, disable_env_checker=True, **options)
     except ConfigError:
         raise
     except gymnasium.error.DependencyNotInstalled as error:

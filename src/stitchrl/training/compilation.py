@@ -22,6 +22,7 @@ Step = Callable[[Table, Tensor, Mapping[str, Tensor]], None]
 
 # Compiling takes 10 to 60 s and saves about 4 ms a step of a two-layer critic: shorter runs would not win it back.
 WORTHWHILE_STEPS = 20_000
+WARM_STEPS = 3  # before a step is recorded
 
 
 def choose(mode: Mode, steps: int, device: torch.device) -> tuple[bool, str]:
@@ -84,32 +85,48 @@ def keep_freed_memory() -> None:
 
 @final
 class GraphedStep:
-    """A step on CUDA recorded once and replayed: one launch instead of hundreds. Inputs are copied to where the recording read them."""
+    """A step on CUDA recorded once and replayed: one launch instead of hundreds. Inputs are copied to where the recording read them.
+
+    A recording reads one table for ever: once a table lies elsewhere (streamed data, block by block), steps are run as they are.
+    """
 
     def __init__(self, step: Step) -> None:
         self.step = step
         self.graph: torch.cuda.CUDAGraph | None = None
         self.warm = 0
         self.table: Table | None = None
+        self.moves = False
 
     def __call__(self, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> None:
-        if self.graph is None or self.table is None or address(table) != address(self.table):
-            if self.warm < 3 or (self.table is not None and address(table) != address(self.table)):
-                # real steps, run plainly: they fill the allocator and the libraries' workspaces before the recording;
-                # a table that moves from block to block (streamed data) is never recorded
-                self.warm += 1
-                self.table = table
-                stream = torch.cuda.Stream()
-                stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(stream):
-                    self.step(table, index, noise)
-                torch.cuda.current_stream().wait_stream(stream)
+        if self.table is not None and address(table) != address(self.table):
+            self.moves, self.graph = True, None
+        self.table = table
+        if self.moves:
+            self.step(table, index, noise)
+            return
+        with torch.cuda.device(index.device):  # streams and recordings are of the current device, which need not be the run's
+            if self.warm < WARM_STEPS:
+                self._warm_up(table, index, noise)
                 return
-            self.index, self.noise = index.clone(), {name: value.clone() for name, value in noise.items()}
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):  # records without running
-                self.step(table, self.index, self.noise)
-        self.index.copy_(index)
-        for name, value in noise.items():
-            self.noise[name].copy_(value)
-        self.graph.replay()
+            if self.graph is None:
+                self.graph = self._recorded(table, index, noise)
+            self.index.copy_(index)
+            for name, value in noise.items():
+                self.noise[name].copy_(value)
+            self.graph.replay()
+
+    def _warm_up(self, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> None:
+        """A real step, run plainly: it fills the allocator and the libraries' workspaces before the recording."""
+        self.warm += 1
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.step(table, index, noise)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _recorded(self, table: Table, index: Tensor, noise: Mapping[str, Tensor]) -> torch.cuda.CUDAGraph:
+        self.index, self.noise = index.clone(), {name: value.clone() for name, value in noise.items()}
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):  # records without running
+            self.step(table, self.index, self.noise)
+        return graph

@@ -1,7 +1,9 @@
 """Environments by id: ours, Gymnasium's, those of packages; and what is told when there is none."""
 
+import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -115,3 +117,17 @@ def test_what_mujoco_warns_of_is_told_once_and_leaves_no_file(tmp_path: Path) ->
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert [line[:8] for line in (done.stdout + done.stderr).splitlines()] in (["MuJoCo: "], [])  # 4.0 has something to say of its model
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("id", ["AntMaze_UMaze-v5", "PointMaze_UMaze-v3", "antmaze-medium-v0", "stitchrl/AntMaze-v0"])
+def test_a_maze_leaves_no_file_and_no_descriptor_behind(id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(id).close()  # what its packages open once
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    opened = set(os.listdir("/proc/self/fd")) if sys.platform == "linux" else set()
+    environment = make(id)
+    environment.reset(seed=0)
+    environment.close()
+    assert list(tmp_path.iterdir()) == []
+    assert tempfile.gettempdir() == str(tmp_path)
+    if opened:
+        assert len(os.listdir("/proc/self/fd")) == len(opened)
