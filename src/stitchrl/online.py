@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -35,10 +36,10 @@ class Online:
     updates_per_step: Count = 1
     capacity: Count = 1_000_000
     epsilon_start: Fraction = 1.0
-    """share of random actions, for discrete actions, falling linearly …"""
+    """share of random actions, for discrete actions, going linearly to …"""
     epsilon_end: Fraction = 0.05
     epsilon_steps: Count = 10_000
-    """… over these steps"""
+    """… this one, over so many steps"""
 
 
 @final
@@ -78,24 +79,24 @@ class OnlineLearner:
 
     def evaluate(self, environment: str, episodes: int) -> float:
         """Returns the mean return of episodes without exploration, the same ones each time."""
-        world, agent, total = make(environment), self.agent(), 0.0
-        for episode in range(episodes):
-            observation, _ = world.reset(seed=episode)
-            over = False
-            while not over:
-                observation, reward, terminated, truncated, _ = world.step(agent.predict(np.asarray(observation)[None])[0])
-                total += float(reward)
-                over = terminated or truncated
-        world.close()
+        agent, total = self.agent(), 0.0
+        with closing(make(environment)) as world:
+            for episode in range(episodes):
+                observation, _ = world.reset(seed=episode)
+                over = False
+                while not over:
+                    observation, reward, terminated, truncated, _ = world.step(agent.predict(np.asarray(observation)[None])[0])
+                    total += float(reward)
+                    over = terminated or truncated
         return total / episodes
 
     def run(self, steps: int, watch: Callable[[int, float], None] | None = None) -> None:
         """Goes on to this many environment steps, learning after each; `watch(step, return)` is told of every finished episode."""
         while self.steps < steps:
-            action = self._choose()
-            observation, reward, terminated, truncated, _ = self.environment.step(self._outside(action))
-            self.replay.add(self._row(self.observation, action, float(reward), bool(terminated), observation))
-            self.observation, self.total = observation, self.total + float(reward)
+            action, seen = self._choose(), np.array(self.observation)  # a copy: the environment may write into what it gave
+            self.observation, reward, terminated, truncated, _ = self.environment.step(self._outside(action))
+            self.replay.add(self._row(seen, action, float(reward), bool(terminated), self.observation))
+            self.total += float(reward)
             self.steps += 1
             if self.steps >= self.online.random_steps:
                 for _ in range(self.online.updates_per_step):
@@ -112,15 +113,16 @@ class OnlineLearner:
         space = self.spec.action
         if isinstance(space, Discrete):
             o = self.online
-            share = max(o.epsilon_end, o.epsilon_start + (o.epsilon_end - o.epsilon_start) * self.steps / o.epsilon_steps)
+            share = o.epsilon_start + (o.epsilon_end - o.epsilon_start) * min(1.0, self.steps / o.epsilon_steps)
             if self.steps < o.random_steps or self.random.random() < share:
                 return np.asarray(self.random.integers(space.n))
         elif self.steps < self.online.random_steps:
             return self.random.uniform(-1, 1, space.shape).astype(np.float32)
         x = torch.as_tensor(np.asarray(self.observation)[None])
-        x = x.long() if isinstance(self.spec.observation, Discrete) else x.float()
+        weight = next(iter(self.learner.update.parameters.values()))
+        x = x.to(weight.device) if isinstance(self.spec.observation, Discrete) else x.to(weight)
         kind = self.policy.noise(1)
-        noise = None if kind is None else kind.draw(1, self.generator)[0]
+        noise = None if kind is None else kind.draw(1, self.generator)[0].to(weight)
         return seeds.act(self.policy, self.learner.template, self.learner.parameters_of(0), x, noise)[0].cpu().numpy()
 
     def _outside(self, action: np.ndarray) -> Any:
@@ -155,20 +157,20 @@ def learn_online(
     """
     learning = OnlineLearner(algorithm, settings, environment, seed, training, online, device)
     reached: dict[str, float] = {}
-    for step in range(check_every, training.steps + 1, check_every):
-        learning.run(step)
-        if step < online.random_steps:
-            continue
-        mean = learning.evaluate(environment, episodes)
-        if show is not None:
-            show(step, mean)
-        for name, level in levels.items():
-            if name not in reached and mean >= level:
-                learning.agent().save(directory / name)
-                reached[name] = mean
-        if len(reached) == len(levels):
-            break
-    learning.environment.close()
+    with closing(learning.environment):
+        for step in range(check_every, training.steps + 1, check_every):
+            learning.run(step)
+            if step < online.random_steps:
+                continue
+            mean = learning.evaluate(environment, episodes)
+            if show is not None:
+                show(step, mean)
+            for name, level in levels.items():
+                if name not in reached and mean >= level:
+                    learning.agent().save(directory / name)
+                    reached[name] = mean
+            if len(reached) == len(levels):
+                break
     if missing := [name for name in levels if name not in reached]:
         raise ConfigError(f"{environment}: {algorithm} did not reach {missing[0]} ({levels[missing[0]]:g}) in {training.steps:,} steps")
     return reached

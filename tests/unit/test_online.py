@@ -47,6 +47,9 @@ def test_the_share_of_random_actions_falls_linearly_to_its_end() -> None:
         learning.steps = step
         ones = np.mean([int(learning._choose()) for _ in range(2_000)])
         assert ones == pytest.approx(share / 2, abs=0.045)  # 4 standard errors of 2,000 draws
+    learning.online = Online(random_steps=1, epsilon_start=0.0, epsilon_end=0.2, epsilon_steps=100)  # and rises to it, and no further
+    ones = np.mean([int(learning._choose()) for _ in range(2_000)])
+    assert ones == pytest.approx(0.1, abs=0.03)
 
 
 def test_no_policy_acts_in_the_first_steps() -> None:

@@ -21,7 +21,8 @@ from stitchrl.core.frame_batch import Table
 from stitchrl.core.goals import GoalDrawing, Goals, HindsightTransitions, Spacing
 from stitchrl.core.spec import Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, uniform
+from stitchrl.data.following import in_no_order
+from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, steps_of_states, uniform
 from stitchrl.data.transforms import Affine, apply
 
 
@@ -42,6 +43,9 @@ class GoalRows(Rows):
 
     def gather(self, index: Tensor) -> tuple[Table, Tensor]:
         return self.states.gather(index)
+
+    def numbers(self, index: Tensor) -> Tensor:
+        return steps_of_states(index, self.ends)
 
     def states_of(self, steps: Tensor, generator: torch.Generator) -> Tensor:
         """Returns int64 `[*steps, R]`, the states of each step's batch row, with goals drawn anew."""
@@ -101,18 +105,23 @@ def goal_rows_of(
 ) -> GoalRows:
     """Returns a log's steps with goals, states on the device if they take at most `memory_limit` bytes (on a CPU `PACKED_ON_CPU`), else streamed.
 
-    `discount`: the algorithm's. Raises DataError where the log's task ends by itself, unless the drawing takes that as the clock;
-    ConfigError for a discount that no geometric spacing has.
+    `discount`: the algorithm's. Raises DataError where the log's task ends by itself, unless the drawing takes that as the clock, or its rows
+    are in no order and goals are to be later states; ConfigError for a discount that no geometric spacing has.
     """
     discount = discount if drawing.discount is None else drawing.discount
     if not 0 < discount < 1:
         raise ConfigError(
             f"goals: the discount is {discount:g}; later goals are drawn geometrically with one between 0 and 1, both excluded"
         )
-    ends = int(np.count_nonzero(dataset.terminals))
+    name, ends = dataset.metadata.get("name", "data"), int(np.count_nonzero(dataset.terminals))
+    if in_no_order(dataset) and (drawing.value_future or drawing.actor_future):
+        raise DataError(
+            f"{name}: every episode is one step and not all end the task, so that no state comes later than the next; goals are later states of "
+            "an episode. Read the log with its episodes"
+        )
     if ends and drawing.terminals == "refuse":
         raise DataError(
-            f"{dataset.metadata.get('name', 'data')}: {ends:,} steps end the task (terminals); goals are learned as walks that could go on. "
+            f"{name}: {ends:,} steps end the task (terminals); goals are learned as walks that could go on. "
             "If nothing but the clock or the log's own goal ended them, pass --goals.terminals as_timeouts"
         )
     count = len(dataset) + dataset.episodes

@@ -38,7 +38,7 @@ class Rows(ABC):
         """Returns a table on the device and the positions in it of the rows at `index` (any shape)."""
 
     def numbers(self, index: Tensor) -> Tensor:
-        """Returns the numbers in the log of the rows at `index`: other ones where some of the log is left out."""
+        """Returns the numbers in the log of the rows drawn as `index`: other ones where some of the log is left out, or states are drawn."""
         return index
 
 
@@ -100,6 +100,17 @@ class StreamedRows(Rows):
 
     def numbers(self, index: Tensor) -> Tensor:
         return index if self.usable is None else torch.from_numpy(self.usable[index.cpu().numpy()])
+
+
+def steps_of_states(states: Tensor, ends: Tensor) -> Tensor:
+    """Returns the numbers in the log of the steps taken at states, where an episode's final state stands after each; -1 where none was.
+
+    ends: int64 `[E]`, where episodes end in the log: the final state of episode e is `ends[e] + e`.
+    """
+    finals = ends + torch.arange(len(ends), device=ends.device)
+    episode = torch.searchsorted(finals, states)
+    none = (states > finals[-1]) | (states == finals[episode.clamp_max(len(ends) - 1)])
+    return torch.where(none, -1, states - episode)
 
 
 def fits_packed(numbers: int, device: torch.device, memory_limit: int) -> bool:

@@ -21,7 +21,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.following import in_no_order, returns_to_go
 from stitchrl.data.frame_sampling import FramesInPlace, as_tensor
 from stitchrl.data.frame_stacks import FrameStacks, frames_of, frames_one_by_one, stacks_of_episodes
-from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, uniform
+from stitchrl.data.sampling import CHUNK, DeviceRows, Rows, StreamedRows, fits_packed, steps_of_states, uniform
 from stitchrl.data.transforms import Affine, apply
 
 SAMPLED_STATES = 2**18  # that an algorithm measures its constants from,
@@ -44,6 +44,9 @@ class WindowRows(Rows):
 
     def gather(self, index: Tensor) -> tuple[Table, Tensor]:
         return self.states.gather(index)
+
+    def numbers(self, index: Tensor) -> Tensor:
+        return steps_of_states(index, self.ends)
 
     def states_of(self, steps: Tensor) -> Tensor:
         """Returns int64 `[*steps, T]`, the states of the window that begins at each step."""

@@ -18,12 +18,45 @@ from stitchrl.core.errors import ConfigError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+class OwnNumbers(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """What OGBench's environments draw from numpy's global state, starts and goals within their cells, comes from the seed of `reset`."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._state: Any = np.random.RandomState(0).get_state()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Returns what the environment does, which the seed decides."""
+        self._begin(seed)
+        with self._own_numbers():
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Returns what the environment does."""
+        with self._own_numbers():
+            return self.env.step(action)
+
+    def _begin(self, seed: int | None) -> None:
+        if seed is not None:
+            self._state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
+            self.env.unwrapped.action_space.seed(seed)  # a reset takes a few random steps
+
+    @contextmanager
+    def _own_numbers(self) -> Iterator[None]:
+        outside = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._state)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            self._state = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outside)  # noqa: NPY002
+
+
 @final
-class GoalTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
+class GoalTasks(OwnNumbers):
     """Observations float32 `[2 O]`: what is seen, then the goal as it would be seen there. Success, told in the info, ends an episode.
 
-    task: from 1 to the number of tasks, always that one; None: `options={"task_id": …}` of `reset`, else one drawn by its seed. What the
-    environment draws from numpy's global state, its starts and goals within their cells, comes from the seed of `reset` too.
+    task: from 1 to the number of tasks, always that one; None: `options={"task_id": …}` of `reset`, else one drawn by its seed.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], task: int | None = None) -> None:
@@ -40,42 +73,38 @@ class GoalTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
         low, high = (np.tile(x, 2).astype(np.float32) for x in (seen.low, seen.high))
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
         self._goal: Array = np.zeros(seen.shape)
-        self._state: Any = np.random.RandomState(0).get_state()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Returns the first observation with its goal, and the environment's info with `task_id`."""
-        if seed is not None:
-            self._state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
-            self.env.unwrapped.action_space.seed(seed)  # a reset takes a few random steps
+        self._begin(seed)
         with self._own_numbers():
             asked = (options or {}).get("task_id", self.task)
             chosen = int(np.random.randint(1, self.tasks + 1)) if asked is None else int(asked)  # noqa: NPY002
             observation, info = self.env.reset(seed=seed, options={**(options or {}), "task_id": chosen})
-        self._goal = np.asarray(info["goal"])
+        goal = np.asarray(info["goal"])
+        if goal.shape != self._goal.shape:
+            raise ConfigError(
+                f"a goal has shape {goal.shape} and an observation {self._goal.shape}; goals are whole observations here: leave out use_oracle_rep"
+            )
+        self._goal = goal
         return self._beside(observation), {**info, "task_id": chosen}
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Returns what the environment does, the goal beside the observation."""
-        with self._own_numbers():
-            observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = super().step(action)
         return self._beside(observation), float(reward), terminated, truncated, info
 
     def _beside(self, observation: Any) -> Array:
         return np.concatenate([observation, self._goal]).astype(np.float32)
 
-    @contextmanager
-    def _own_numbers(self) -> Iterator[None]:
-        outside = np.random.get_state()  # noqa: NPY002
-        np.random.set_state(self._state)  # noqa: NPY002
-        try:
-            yield
-        finally:
-            self._state = np.random.get_state()  # noqa: NPY002
-            np.random.set_state(outside)  # noqa: NPY002
+
+def is_ogbench(environment: gymnasium.Env[Any, Any]) -> bool:
+    """Whether an environment is OGBench's."""
+    return type(environment.unwrapped).__module__.startswith("ogbench.")
 
 
 def has_goal_tasks(environment: gymnasium.Env[Any, Any]) -> bool:
     """Whether an environment is one of OGBench's that reach goals; its single-task variants and the online ones are not."""
     inner = environment.unwrapped
     single = getattr(inner, "_reward_task_id", None) is not None
-    return type(inner).__module__.startswith("ogbench.") and hasattr(inner, "num_tasks") and not single
+    return is_ogbench(environment) and hasattr(inner, "num_tasks") and not single

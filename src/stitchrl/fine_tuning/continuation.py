@@ -145,6 +145,10 @@ def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePh
                     "settings that make the networks, and --precision, must stay as they were"
                 )
             own.copy_(found)
+
+
+def keep_rates(learner: Learner, online: OnlinePhase) -> None:
+    """Has learning rates that fall stay at their first value, unless they are to fall anew."""
     if online.schedule == "constant":
         optimizers = learner.template.optimizers
         learner.template.optimizers = {name: dataclasses.replace(adam, schedule="constant") for name, adam in optimizers.items()}

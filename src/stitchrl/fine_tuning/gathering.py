@@ -81,13 +81,18 @@ class Gathering:
         self.exploration_noise, self.epsilon = exploration_noise, epsilon
         self.reward_bound, self.terminal_reward = reward_bound, terminal_reward
         self.name = environment
-        self.stages = [Stage(make(environment, **options), seed) for seed in agent.seeds]
+        self.stages: list[Stage] = []
         # a kind that needs what follows a step (the next action, the return to go) is given whole episodes
         columns = set(kind.columns(agent.spec))
         self.whole_episodes, self.needs_next = not columns <= SINGLE, "next_actions" in columns
         self.finished: list[list[tuple[float, int]]] = [[] for _ in agent.seeds]  # return and length, since they were last told
-        for stage in self.stages:
-            stage.begin(agent.spec.observation)
+        try:
+            for seed in agent.seeds:
+                self.stages.append(Stage(make(environment, **options), seed))
+                self.stages[-1].begin(agent.spec.observation)
+        except BaseException:
+            self.close()
+            raise
 
     def step(self) -> None:
         """Every seed's policy takes one step; those whose episode ends begin the next."""
@@ -193,5 +198,5 @@ class Gathering:
 
 
 def as_logged(observation: Any, space: Space) -> np.ndarray:
-    """Returns an observation as a log of the space holds it."""
-    return np.asarray(observation, dtype=np.int64 if isinstance(space, Discrete) else space.dtype)
+    """Returns an observation as a log of the space holds it: a copy, since an environment may write into what it gave."""
+    return np.array(observation, dtype=np.int64 if isinstance(space, Discrete) else space.dtype)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ from stitchrl.fine_tuning.continuation import (
     carry_over,
     check_beginnings,
     check_exploration,
+    keep_rates,
     settings_of,
 )
 from stitchrl.fine_tuning.gathering import Gathering
@@ -86,31 +88,38 @@ def run_online(
     plan = parent.plan(settings or {}, training or parent.training, evaluation or parent.evaluation)
     _check(parent, plan, online, path)
     parent.check_data(dataset, source)
-    before, (step, tensors) = parent.policy(), parent.checkpoint()
+    goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
+    before, (step, tensors) = parent.policy(), (0, {}) if goes_on else parent.checkpoint()
     check_exploration(online, before)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
     config = describe(parent, plan, online, source, environment, options, logging, step)
-    if resume and checkpoint.steps(path / "checkpoints"):
+    if goes_on:
         config = _as_begun(config, path)
-    with run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change), listening() as stop:
+    with (
+        run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change),
+        listening() as stop,
+        ExitStack() as closing,
+    ):
         data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
+        closing.callback(learning.gathering.close)
         learner = learning.learner
         check_beginnings(learner.template, parent.settings, str(parent.path))
-        carry_over(learner, tensors, online, str(parent.path))
+        keep_rates(learner, online)
+        if not goes_on:
+            carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
         _begin(path, config, parent, resume=resume)
         doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
-        records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)
+        records = Records(path, logging, config, learning.step, seconds)
+        closing.callback(records.close)
+        probe = probe_of(learner, data, before.transforms)
         spec, scales = before.spec, before.transforms
         run = RunInProgress(plan, spec, scales, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
         run.categories = before.categories
-        try:
-            _go_on(run, path)
-        finally:
-            run.records.close()
-            learning.gathering.close()
+        _go_on(run, path)
+        closing.close()
         run.agent().save(path / "policy")
         return Result(path, run.agent(), learning.step, run.metrics, run.evaluation, stop.signal, tuple(alarms_of(run.changes)))
 

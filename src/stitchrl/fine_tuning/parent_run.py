@@ -15,7 +15,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import CheckpointError, ConfigError, DataError
 from stitchrl.core.files import read_json
 from stitchrl.core.settings import read_settings
-from stitchrl.core.spec import Box
+from stitchrl.core.spec import is_image
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Plan, Preprocessing, plan
@@ -64,7 +64,7 @@ class Parent:
         if not (self.path / "policy" / "config.json").is_file():
             raise CheckpointError(f"{self.path}: has no policy yet; let the run end, or go on with it by `stitchrl train … --resume`")
         loaded = agent.load(self.path)
-        if isinstance(loaded.spec.observation, Box) and loaded.spec.observation.dtype == "uint8":
+        if is_image(loaded.spec.observation):
             raise ConfigError(f"{self.path}: learned from images, of which a replay does not hold enough; fine-tune a run on numbers")
         return loaded
 

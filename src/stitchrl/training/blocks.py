@@ -25,12 +25,12 @@ BLOCK_STEPS = 64
 @final
 @dataclass(frozen=True)
 class Block:
-    """`table [M, width]` or of frames, `index [K, S, B]`, `noise[name] [K, S, …]`; no `S` axis for one seed. `rows [K, S, B]` are the log's."""
+    """`table [M, width]` or of frames, `index [K, S, B]`, `noise[name] [K, S, …]`; no `S` axis for one seed. `drawn`: what the index was drawn as."""
 
     table: Table
     index: Tensor
     noise: dict[str, Tensor]
-    rows: Tensor
+    drawn: Tensor
 
     def step(self, k: int) -> tuple[Table, Tensor, dict[str, Tensor]]:
         """Returns table, index and noise of the block's k-th step."""
@@ -67,7 +67,7 @@ class Blocks:
             for name, kind in sorted(self.noise.items())
         }
         table, position = self.rows.gather(index)
-        return Block(table, position, noise, self.rows.numbers(index))
+        return Block(table, position, noise, index)
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns the generators' states at the start of the present block, by name: what a checkpoint holds."""

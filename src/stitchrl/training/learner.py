@@ -138,7 +138,7 @@ class Learner:
         assert self._block is not None
         k = self.step % self.blocks.steps
         table, index, _ = self._block.step(k)
-        return gather(table, index, torch.float32), self._block.rows[k]
+        return gather(table, index, torch.float32), self.blocks.rows.numbers(self._block.drawn[k])
 
     def read_metrics(self) -> dict[str, list[float]]:
         """Returns the mean of each loss and metric since the last call, one number a seed, and starts anew."""

@@ -66,7 +66,7 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
                 f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"
             )
         return
-    present = {entry.name for entry in path.iterdir()} - {"lock", PROBE}
+    present = {entry.name for entry in path.iterdir() if not _unfinished(entry.name)} - {"lock", PROBE}
     if present and not _is_run(file):
         raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
     if present - BEGUN and not overwrite:
@@ -80,6 +80,11 @@ def _check_names(allowed: Sequence[str], known: Mapping[str, Any]) -> None:
     for name in allowed:
         if not any(_covered(setting, (name,)) for setting in known):
             raise CheckpointError(f"--allow-change {name}: a run has no such setting.{nearest(name, sorted(known))}")
+
+
+def _unfinished(name: str) -> bool:
+    """Whether a file is what a kill left of a config.json, or of its probe, that was being written."""
+    return name.startswith("config.json") and ".tmp-" in name
 
 
 def _is_run(file: Path) -> bool:

@@ -56,9 +56,9 @@ def test_packed_and_streamed_rows_draw_the_same_steps(limit: int) -> None:
     rows = rows_of(log(), NextActionTransitions(), [], CPU, limit)
     assert isinstance(rows, StreamedRows if limit == 0 else ChosenRows) and rows.size == 5
     block = Blocks(rows, {}, 8, (0,), CPU, torch.float32).draw()
-    assert set(block.rows.unique().tolist()) == {0, 1, 2, 3, 5}  # numbers in the log, for whoever looks for the batch there
+    assert set(rows.numbers(block.drawn).unique().tolist()) == {0, 1, 2, 3, 5}  # numbers in the log, for whoever looks for the batch there
     whole = torch.from_numpy(pack_rows(log(), NextActionTransitions(), []))
-    assert torch.equal(block.table[block.index], whole[block.rows])
+    assert torch.equal(block.table[block.index], whole[rows.numbers(block.drawn)])
 
 
 def test_returns_to_go_by_hand() -> None:

@@ -53,6 +53,29 @@ def test_a_step_is_followed_by_its_next_state_also_the_final_one() -> None:
     assert times == {(0, 0), (0, 1), (0, 2), (1, 0), (1, 1), (1, 2), (1, 3), (1, 4), (2, 0)}, "no step begins in a final state"
 
 
+def test_what_a_divergence_leaves_names_the_steps_of_the_log() -> None:
+    d = log()
+    made = rows(d)
+    index = made.draw(0, (1, 500), torch.Generator().manual_seed(3))
+    table, position = made.gather(index)
+    states, numbers = table[position][0, :, :, :2].numpy(), made.numbers(index)[0].numpy()
+    taken = numbers >= 0
+    np.testing.assert_array_equal(np.asarray(d.observations)[numbers[taken]], states[taken])
+    final = states[..., 1] == np.array([3, 5, 1])[states[..., 0].astype(int)]
+    np.testing.assert_array_equal(taken, ~final)
+
+
+def test_rows_in_no_order_have_no_later_states() -> None:
+    single = [[0.0, 0.0], [1.0, 1.0], [2.0, 2.0]]
+    d = Dataset.from_flat(
+        single, [[0.0]] * 3, [0] * 3, [0] * 3, spec=SPEC, next_observations=single, transitions=True, metadata={"name": "shuffled"}
+    )
+    with pytest.raises(DataError, match="shuffled: every episode is one step"):
+        rows(d)
+    nowhere = {"value_current": 0.0, "value_future": 0.0, "value_random": 1.0, "actor_future": 0.0, "actor_random": 1.0}
+    assert rows(d, **nowhere).size == 3
+
+
 def test_goals_are_drawn_by_their_shares() -> None:
     lengths = (400, 400)
     _, states = drawn(rows(log(lengths), discount=0.9))

@@ -49,6 +49,22 @@ def test_the_seed_alone_decides_and_the_global_numbers_are_left_as_they_were() -
     two.close()
 
 
+@pytest.mark.parametrize("id", ["pointmaze-medium-singletask-v0", "antmaze-medium-singletask-task2-v0"])
+def test_a_task_without_a_goal_beside_it_is_decided_by_its_seed_too(id: str) -> None:
+    world, walks = make(id), []
+    for seed in (5, 5, 6):
+        np.random.seed(len(walks))  # noqa: NPY002
+        first, _ = world.reset(seed=seed)
+        walks.append(np.stack([first, world.step(np.full(world.action_space.shape, 0.5))[0]]))
+    assert (walks[0] == walks[1]).all() and (walks[0] != walks[2]).any()
+    world.close()
+
+
+def test_goals_that_are_no_whole_observations_are_refused() -> None:
+    with pytest.raises(ConfigError, match="leave out use_oracle_rep"):
+        make("antmaze-medium-v0", use_oracle_rep=True).reset(seed=0)
+
+
 def test_reaching_the_goal_ends_the_episode_as_a_success() -> None:
     world = make(MAZE, task=1)
     observation, _ = world.reset(seed=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -18,6 +19,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Replay
 from stitchrl.data.sampling import pack_rows, row_width
 from stitchrl.data.transforms import Affine, affine_rewards
+from stitchrl.environments.make import make
 from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.training import seeds
 from tests.unit.fine_tuning.scripted_task import CLOCKED, ENDING, FORGETFUL, register_tasks
@@ -44,6 +46,20 @@ def gathering(acting: Agent, environment: str, kind: Any = None, noise: float = 
     kind = kind or Transitions()
     replays = [Replay(50, row_width(kind, acting.spec), CPU) for _ in acting.seeds]
     return Gathering(acting, environment, options, kind, replays, exploration_noise=noise, epsilon=epsilon)
+
+
+class OneBuffer(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Gives the same array at each step, changed."""
+
+    def reset(self, **options: Any) -> Any:
+        first, info = self.env.reset(**options)
+        self.buffer = np.array(first, np.float32)
+        return self.buffer, info
+
+    def step(self, action: Any) -> Any:
+        seen, *rest = self.env.step(action)
+        self.buffer[:] = seen
+        return self.buffer, *rest
 
 
 @pytest.mark.parametrize(("environment", "length", "terminal"), [(CLOCKED, 4, 0.0), (ENDING, 3, 1.0)])
@@ -161,3 +177,32 @@ def test_a_reward_that_is_not_finite_is_told() -> None:
     made.stages[0].environment.unwrapped.step = lambda action: (np.zeros(2), np.nan, False, False, {})
     with pytest.raises(DataError, match="episode 0, step 0; rewards must be finite"):
         made.step()
+
+
+def test_an_environment_that_writes_into_what_it_gave_is_remembered_as_it_was() -> None:
+    acting = agent()
+    plain, same = gathering(acting, CLOCKED), gathering(agent(), CLOCKED)
+    for stage in same.stages:
+        stage.environment = OneBuffer(stage.environment)
+        stage.begin(acting.spec.observation)
+    for _ in range(4):
+        plain.step()
+        same.step()
+    for one, other in zip(plain.replays, same.replays, strict=True):
+        torch.testing.assert_close(one.table[:4], other.table[:4], rtol=0, atol=0)
+
+
+def test_environments_are_closed_where_one_of_them_cannot_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+
+    class Failing(gymnasium.Wrapper[Any, Any, Any, Any]):
+        def reset(self, **options: Any) -> Any:
+            raise OSError("no")
+
+        def close(self) -> None:
+            closed.append(1)
+
+    monkeypatch.setattr("stitchrl.fine_tuning.gathering.make", lambda id, **options: Failing(make(id, **options)))
+    with pytest.raises(OSError, match="no"):
+        gathering(agent(), CLOCKED)
+    assert closed == [1]

@@ -224,12 +224,14 @@ def test_a_phase_goes_on_after_its_run_was_moved_and_went_on(
         allow_change=["training.steps"],
     )  # fmt: skip
     (tmp_path / "before").rename(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "checkpoints").rename(tmp_path / "checkpoints")  # it goes on from its own
     assert go_on(tmp_path / "elsewhere", tmp_path / "parts", resume=True, allow_change=["training"]).step == 40
     assert json.loads((tmp_path / "parts" / "config.json").read_text())["parent"] == began | {"path": str(tmp_path / "elsewhere")}
     assert (tmp_path / "parts" / "offline_evaluations.jsonl").read_bytes() == offline
     one, other = (checkpoint.load_newest(tmp_path / name / "checkpoints")[0] for name in ("whole", "parts"))
     assert all(torch.equal(value, other[name]) for name, value in one.items() if name.startswith("parameters/"))
     # without a checkpoint of its own it would begin again, from another policy than it did
+    (tmp_path / "checkpoints").rename(tmp_path / "elsewhere" / "checkpoints")
     shutil.rmtree(tmp_path / "parts" / "checkpoints")
     with pytest.raises(CheckpointError, match="parent.step is 25 and was 20"):
         go_on(tmp_path / "elsewhere", tmp_path / "parts", resume=True)
