@@ -1,6 +1,6 @@
 """The known picture of going on online: CQL's dip, Cal-QL's smaller one, IQL's slow gain; Pendulum, from its expert and its medium log.
 
-OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/online.py --runs /tmp/online      # writes raw/online.jsonl and ONLINE.md
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/online.py --runs /tmp/online      # to raw/online.jsonl and ONLINE.md; goes on if it was cut
 .venv/bin/python benchmarks/scores/online.py --table                                  # the page from the raw lines alone
 """
 
@@ -61,21 +61,31 @@ def run(log: str, method: str, runs: Path, seeds: int) -> None:
     offline, after = (runs / f"{log.replace('/', '-')}-{method}{phase}" for phase in ("", "-online"))
     stitchrl.train(
         method, log, run=offline, environment=ENVIRONMENT, seeds=seeds, settings=settings, preprocessing={"reward_scale": 0.1},
-        training={"steps": steps, "save_every": steps, "threads": 1}, overwrite=True, **common,
+        training={"steps": steps, "save_every": steps, "threads": 1}, resume=_begun(offline), **common,
     )  # fmt: skip
-    stitchrl.finetune(offline, ENVIRONMENT, steps=online_steps, into=after, online=online, overwrite=True, **common)
-    lines = [json.loads(line) for line in (after / "evaluations.jsonl").read_text().splitlines()]
+    stitchrl.finetune(offline, ENVIRONMENT, steps=online_steps, into=after, online=online, resume=_begun(after), **common)
+    lines = _lines(after / "evaluations.jsonl")
+    below = _lines(offline / "metrics.jsonl")[-1].get("metric/below_return")
     for seed in range(seeds):
         curve = {str(line["step"]): statistics.fmean(line["returns"][seed]) for line in lines}
         row = {"log": log, "method": method, "seed": seed, "curve": curve, "settings": settings, "online": online}
         row |= {
             "offline_steps": steps,
+            "below_return": None if below is None else below[seed],
             "episodes": EPISODES,
             "version": __version__,
             "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": " ".join(sys.argv),
         }
         append_row(RAW, row)
+
+
+def _begun(run: Path) -> bool:
+    return (run / "config.json").is_file()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def page(rows: list[dict[str, Any]]) -> str:
@@ -88,7 +98,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "earn about -150, random actions -1,240. Learned offline, then one gradient step an environment step after 400.",
         "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation of the first",
         f"{DIP:,} steps minus the one at step 0, mean over seeds; *lowest*: of the whole phase; *late*: seeds that fall by more than {LATE}",
-        "after those steps; *area*: mean return over the whole online phase.",
+        "after those steps; *area*: mean return over the whole online phase; *below*: of the actions that the policy would take, the share that the",
+        "critic values below what the log earned from there, which is what Cal-QL corrects, in the last 1,000 steps offline.",
     ]
     for log in LOGS:
         here = {key: row for key, row in last.items() if key[0] == log}
@@ -97,11 +108,16 @@ def page(rows: list[dict[str, Any]]) -> str:
         shown = [s for s in sorted({int(s) for row in here.values() for s in row["curve"]}) if s % 500 == 0]
         episodes = " or ".join(str(n) for n in sorted({row["episodes"] for row in here.values()}))
         lines += ["", f"From `{log}`, {LOGS[log][0]:,} gradient steps offline, evaluations of {episodes} episodes:", ""]
-        lines += ["| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | late | area |", "|---" * (len(shown) + 6) + "|"]
+        lines += [
+            "| | seeds | " + " | ".join(f"{s:,}" for s in shown) + " | dip | lowest | late | area | below |",
+            "|---" * (len(shown) + 7) + "|",
+        ]
         for method in METHODS:
-            curves = [row["curve"] for key, row in here.items() if key[1] == method]
-            if not curves:
+            found = [row for key, row in here.items() if key[1] == method]
+            if not found:
                 continue
+            curves = [row["curve"] for row in found]
+            below = [100 * row["below_return"] for row in found if row.get("below_return") is not None]
             cells = [mean_and_error([c[str(s)] for c in curves if str(s) in c]) for s in shown]
             dips, falls = (
                 [min(0.0, min(v for s, v in c.items() if 0 < int(s) <= last) - c["0"]) for c in curves] for last in (DIP, max(shown))
@@ -110,7 +126,16 @@ def page(rows: list[dict[str, Any]]) -> str:
             areas = [statistics.fmean(c.values()) for c in curves]
             lines.append(
                 f"| `{method}` | {len(curves)} | "
-                + " | ".join([*cells, mean_and_error(dips), mean_and_error(falls), str(late), mean_and_error(areas)])
+                + " | ".join(
+                    [
+                        *cells,
+                        mean_and_error(dips),
+                        mean_and_error(falls),
+                        str(late),
+                        mean_and_error(areas),
+                        f"{statistics.fmean(below):.1f} %" if below else "–",
+                    ]
+                )
                 + " |"
             )
     return "\n".join(lines) + "\n"
