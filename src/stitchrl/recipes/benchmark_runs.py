@@ -81,6 +81,11 @@ class Job:
         return out / "runs" / name
 
 
+def label(suite: str, steps: int | None) -> str:
+    """Returns the name of a suite as its lines and its directory have it: with other steps than its own it is another one."""
+    return suite if steps is None else f"{suite}-{steps}-steps"
+
+
 def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: int | None) -> list[Job]:
     """Returns the runs of a suite, seed by seed, so that a table can be made early; raises ConfigError where a method fits no log of it."""
     for method in methods:
@@ -95,7 +100,7 @@ def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: in
     pairs = [(task, method) for task in suite.tasks for method in (methods or task.methods) if fits(task, method)]
     plans = {(task.dataset, method): plan_of(task, method, 0, steps) for task, method in pairs}
     return [
-        Job(suite.name, method, task, replace(plans[task.dataset, method], seeds=(seed,)))
+        Job(label(suite.name, steps), method, task, replace(plans[task.dataset, method], seeds=(seed,)))
         for seed in range(count)
         for task, method in pairs
     ]

@@ -27,11 +27,13 @@ _PATIENCE = 60.0  # seconds that a run has to save itself after a signal
 @final
 @dataclass
 class Outcome:
-    """What came of a call: how many runs it made, found done, and lost; the signal that ended it, if one did."""
+    """What came of a call: how many runs it made, found done, and lost; the lines of the runs that it was asked for; the signal that ended
+    it, if one did."""
 
     made: int = 0
     skipped: int = 0
     failed: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     signal: int | None = None
 
 
@@ -43,12 +45,14 @@ def run(jobs: Sequence[Job], out: Path, processes: int, tell: Tell) -> Outcome:
     out.mkdir(parents=True, exist_ok=True)
     with _held(out), _listening() as heard:
         logs = _logs(list(dict.fromkeys(job.task.dataset for job in jobs)), out, processes, heard, tell)
+        keys = {job.key(logs[job.task.dataset].fingerprint): job for job in jobs if job.task.dataset in logs}
         done = {key_of(row) for row in read_raw(out / RAW) if is_done(row)}
-        left = [job for job in jobs if job.task.dataset in logs and job.key(logs[job.task.dataset].fingerprint) not in done]
+        left = [job for key, job in keys.items() if key not in done]
         outcome = Outcome(skipped=0 if heard else len(jobs) - len(left))
         if not heard:
             tell(f"{len(left)} run(s) to make, {outcome.skipped} recorded already")
             _runs(left, logs, out, processes, heard, tell, outcome)
+        outcome.rows = [row for row in read_raw(out / RAW) if key_of(row) in keys]
         outcome.signal = heard[0] if heard else None
         return outcome
 

@@ -32,8 +32,9 @@ class Run:
     """gradient steps of every run; None: the suite's"""
     processes: int | None = None
     """runs at a time, one thread each; None: as many as there are cores"""
-    out: Path = DEFAULT_OUT
-    """raw.jsonl, table.md, the runs' directories; what is recorded there is not made again"""
+    out: Path | None = None
+    """raw.jsonl, table.md, the runs' directories; what is recorded there is not made again. None: runs/benchmark/SUITE, with --steps
+    runs/benchmark/SUITE-N-steps"""
     dry_run: bool = False
     """tell what would be made, and what it takes, and stop"""
 
@@ -41,8 +42,10 @@ class Run:
 @final
 @dataclass(frozen=True)
 class Table:
-    out: Path = DEFAULT_OUT
-    """what `benchmark run` wrote to, or a raw.jsonl"""
+    suite: str | None = None
+    """lines of this suite alone (with --steps it was SUITE-N-steps); needed where the file has lines of several"""
+    out: Path | None = None
+    """what `benchmark run` wrote to, or a raw.jsonl; None: runs/benchmark/SUITE"""
     to: Path | None = None
     """write the page there too"""
     level: float = 0.95
@@ -54,8 +57,9 @@ def run(arguments: Sequence[str]) -> int:
     a = parse(Run, arguments, "stitchrl benchmark run", "Train and score algorithms on standard logs, each run once; rerun to go on.")
     from stitchrl.recipes import benchmark_runs, benchmark_schedule
 
-    check_writable(a.out, "--out", directory=True)
     jobs = _jobs(a)
+    out = DEFAULT_OUT / benchmark_runs.label(a.suite, a.steps) if a.out is None else a.out
+    check_writable(out, "--out", directory=True)
     processes = cores() if a.processes is None else a.processes
     if processes < 1:
         raise ConfigError(f"stitchrl benchmark run: --processes is {a.processes}; expected at least 1")
@@ -63,15 +67,15 @@ def run(arguments: Sequence[str]) -> int:
     if a.dry_run:
         print("\n".join(job.title for job in jobs))
         return 0
-    outcome = benchmark_schedule.run(jobs, a.out, processes, _tell)
+    outcome = benchmark_schedule.run(jobs, out, processes, _tell)
     if outcome.made or outcome.skipped:
-        text = _page(a.out / benchmark_runs.RAW)
-        (a.out / "table.md").write_text(text)
+        text = _page(outcome.rows)
+        (out / "table.md").write_text(text)
         print(text, end="")
     for line in outcome.failed:
         _tell(f"FAILED: {line}")
     if outcome.signal is not None:
-        _tell(f"stopped by a signal; the same command goes on in {a.out}")
+        _tell(f"stopped by a signal; the same command goes on in {out}")
         return 128 + outcome.signal
     return 1 if outcome.failed else 0
 
@@ -79,10 +83,13 @@ def run(arguments: Sequence[str]) -> int:
 def table(arguments: Sequence[str]) -> int:
     """Prints the table of raw lines."""
     a = parse(Table, arguments, "stitchrl benchmark table", "The tables of a benchmark, made from its raw lines alone.")
-    file = a.out if a.out.is_file() else a.out / "raw.jsonl"
+    from stitchrl.report.benchmark_rows import of_suite, read_raw
+
+    out = DEFAULT_OUT / (a.suite or Run.suite) if a.out is None else a.out
+    file = out if out.is_file() else out / "raw.jsonl"
     if not file.is_file():
-        raise ConfigError(f"{a.out}: holds no raw.jsonl; `stitchrl benchmark run --out {a.out}` writes one")
-    text = _page(file, a.level)
+        raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run --out {out}` writes one. Give its directory as --out")
+    text = _page(of_suite(read_raw(file), a.suite, file), a.level)
     if a.to is not None:
         a.to.write_text(text)
     print(text, end="")
@@ -125,12 +132,11 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     )
 
 
-def _page(file: Path, level: float = 0.95) -> str:
+def _page(rows: list[dict[str, Any]], level: float = 0.95) -> str:
     from stitchrl.recipes.published_scores import SOURCE, published
-    from stitchrl.report.benchmark_rows import read_raw
     from stitchrl.report.benchmark_table import benchmark_table
 
-    return benchmark_table(read_raw(file), published, SOURCE, level)
+    return benchmark_table(rows, published, SOURCE, level)
 
 
 def _tell(line: str) -> None:
