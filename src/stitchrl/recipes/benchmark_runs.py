@@ -18,6 +18,7 @@ from typing import Any, final
 
 import torch
 
+from stitchrl.algorithms import source_hash
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
 from stitchrl.core.records import Logging
@@ -52,6 +53,7 @@ class Job:
     method: str
     task: Task
     plan: Plan
+    source_hash: str  # of its algorithm's file when the benchmark began
 
     @property
     def seed(self) -> int:
@@ -76,9 +78,9 @@ class Job:
         return self.task.dataset, self.method, self.seed, self.config_hash, fingerprint
 
     def directory(self, out: Path, fingerprint: str) -> Path:
-        """Where it is learned: another one for other settings or data."""
-        name = f"{self.task.dataset.replace('/', '-')}-{self.method}-{self.seed}-{self.config_hash[:8]}-{fingerprint[:8]}"
-        return out / "runs" / name
+        """Where it is learned: another one for other settings, data or source."""
+        hashes = f"{self.config_hash[:8]}-{fingerprint[:8]}-{self.source_hash[:8]}"
+        return out / "runs" / f"{self.task.dataset.replace('/', '-')}-{self.method}-{self.seed}-{hashes}"
 
 
 def label(suite: str, steps: int | None) -> str:
@@ -99,8 +101,10 @@ def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: in
         raise ConfigError(f"--seeds is {count}; expected at least 1")
     pairs = [(task, method) for task in suite.tasks for method in (methods or task.methods) if fits(task, method)]
     plans = {(task.dataset, method): plan_of(task, method, 0, steps) for task, method in pairs}
+    sources = {name: source_hash(name) for name in dict.fromkeys(made.algorithm for made in plans.values())}
+    named = label(suite.name, steps)
     return [
-        Job(label(suite.name, steps), method, task, replace(plans[task.dataset, method], seeds=(seed,)))
+        Job(named, method, task, replace(made := plans[task.dataset, method], seeds=(seed,)), sources[made.algorithm])
         for seed in range(count)
         for task, method in pairs
     ]
@@ -236,6 +240,7 @@ def identity(job: Job, fingerprint: str) -> dict[str, Any]:
         "steps": job.plan.training.steps,
         "config_hash": job.config_hash,
         "dataset_hash": fingerprint,
+        "source_hash": job.source_hash,
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

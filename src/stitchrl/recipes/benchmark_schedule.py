@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -46,15 +46,29 @@ def run(jobs: Sequence[Job], out: Path, processes: int, tell: Tell) -> Outcome:
     with _held(out), _listening() as heard:
         logs = _logs(list(dict.fromkeys(job.task.dataset for job in jobs)), out, processes, heard, tell)
         keys = {job.key(logs[job.task.dataset].fingerprint): job for job in jobs if job.task.dataset in logs}
-        done = {key_of(row) for row in read_raw(out / RAW) if is_done(row)}
+        done = {key_of(row) for row in _rows(keys, out) if is_done(row)}
         left = [job for key, job in keys.items() if key not in done]
         outcome = Outcome(skipped=0 if heard else len(jobs) - len(left))
         if not heard:
             tell(f"{len(left)} run(s) to make, {outcome.skipped} recorded already")
+            _tell_edited(left, {key_of(row) for row in read_raw(out / RAW) if is_done(row)}, logs, tell)
             _runs(left, logs, out, processes, heard, tell, outcome)
-        outcome.rows = [row for row in read_raw(out / RAW) if key_of(row) in keys]
+        outcome.rows = _rows(keys, out)
         outcome.signal = heard[0] if heard else None
         return outcome
+
+
+def _rows(keys: Mapping[Any, Job], out: Path) -> list[dict[str, Any]]:
+    """The recorded lines of these runs, by the source that their algorithms have now; a line that tells no source stands for any."""
+    rows = [row for row in read_raw(out / RAW) if key_of(row) in keys]
+    return [row for row in rows if row.get("source_hash") in (None, keys[key_of(row)].source_hash)]
+
+
+def _tell_edited(left: Sequence[Job], recorded: set[Any], logs: Mapping[str, Log], tell: Tell) -> None:
+    """Tells of runs that are made although they are recorded: their algorithm was edited since."""
+    again = [job.plan.algorithm for job in left if job.key(logs[job.task.dataset].fingerprint) in recorded]
+    for name in dict.fromkeys(again):
+        tell(f"{name}: its file was edited since {again.count(name)} run(s) were recorded; they are made again, and the newest count")
 
 
 def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: Tell) -> dict[str, Log]:

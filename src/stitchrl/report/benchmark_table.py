@@ -24,7 +24,7 @@ _NEEDED = ("dataset", "method", "seed", "steps", "config_hash", "dataset_hash", 
 def benchmark_table(rows: Sequence[Row], published: Published, source: str, level: float = 0.95) -> str:
     """Returns a Markdown page. `published(dataset)` gives the log of the same kind and its (mean, deviation) by method, from `source`.
 
-    Equal lines give equal pages. Where a method was run on a log with several settings or data, the newest counts, and the page says so.
+    Equal lines give equal pages. Where a method was run on a log with several settings, data or sources, the newest counts, and the page says so.
     Raises CheckpointError for a line without what a table needs, or if there is none.
     """
     for number, row in enumerate(rows, start=1):
@@ -49,7 +49,7 @@ def benchmark_table(rows: Sequence[Row], published: Published, source: str, leve
 
 
 def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
-    """The newest settings and data of each method on each log, one row a seed; and how many rows are of older ones."""
+    """The newest settings, data and source of each method on each log, one row a seed; and how many rows are of older ones."""
     grouped: dict[tuple[str, str], dict[tuple[str, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in sorted(rows, key=lambda row: str(row["date"])):
         kinds = grouped[row["dataset"], row["method"]]
@@ -59,11 +59,22 @@ def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
     cells: Cells = {}
     kept = 0
     for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
-        newest = list(grouped[dataset, method].values())[-1]
+        newest = _of_newest_source(list(grouped[dataset, method].values())[-1])
         cells.setdefault(dataset, {})[method] = [newest[seed] for seed in sorted(newest)]
         kept += len(newest)
-    distinct = {(row["dataset"], row["method"], row["config_hash"], row["dataset_hash"], row["seed"]) for row in rows}
+    distinct = {
+        tuple(row.get(name) for name in ("dataset", "method", "config_hash", "dataset_hash", "seed", "source_hash")) for row in rows
+    }
     return cells, len(distinct) - kept
+
+
+def _of_newest_source(seeds: dict[int, Row]) -> dict[int, Row]:
+    """Without the seeds that an earlier source of the algorithm learned; a line that tells no source stands for any."""
+    told = [row for row in seeds.values() if row.get("source_hash")]
+    if not told:
+        return seeds
+    newest = max(told, key=lambda row: str(row["date"]))["source_hash"]
+    return {seed: row for seed, row in seeds.items() if row.get("source_hash") in (None, newest)}
 
 
 def _episodes(rows: list[Row], which: Which) -> np.ndarray:
@@ -188,7 +199,8 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:
         found.append(f"As few as {fewest} seeds: where seeds differ much, their {100 * level:g} % interval covers {covered}{alike}.")
     found += _several_logs(cells)
     if older:
-        found.append(f"{older} raw lines of older settings or data are left out.")
+        what = "settings, data or sources" if any("source_hash" in row for row in rows) else "settings or data"
+        found.append(f"{older} raw lines of older {what} are left out.")
     ends = {(row["dataset"], row["method"], row["seed"]): row for row in rows}  # the last of each: one made after a failure makes up for it
     found += [f"FAILED: {name} {method} seed {seed}: {row['error']}" for (name, method, seed), row in ends.items() if not is_done(row)]
     for alarm in sorted({alarm for row in kept for alarm in row.get("alarms", [])}):

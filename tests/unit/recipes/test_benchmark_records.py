@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
+import inspect
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.unit.recipes.test_benchmark import told
+from stitchrl import algorithms
+from stitchrl.recipes import benchmark_schedule
+from stitchrl.recipes.benchmark_runs import Job, jobs_of
+from stitchrl.recipes.benchmark_suites import suite
+from stitchrl.recipes.published_scores import SOURCE, published
+from stitchrl.report.benchmark_rows import read_raw
+from stitchrl.report.benchmark_table import benchmark_table
+from tests.unit.recipes.test_benchmark import row, told
 
 TINY = ("--datasets", "gridworld", "--algorithms", "bc", "--processes", 1, "--seeds", 1)
 
@@ -14,6 +25,43 @@ TINY = ("--datasets", "gridworld", "--algorithms", "bc", "--processes", 1, "--se
 @pytest.fixture(autouse=True)
 def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path_factory.getbasetemp() / "benchmark-cache"))
+
+
+def one_job() -> Job:
+    tasks = tuple(task for task in suite("smoke").tasks if task.dataset.startswith("gridworld"))
+    [job] = jobs_of(replace(suite("smoke"), tasks=tasks), ("bc",), 1, 10)
+    return job
+
+
+def test_an_edited_algorithm_is_run_again(tmp_path: Path) -> None:
+    """Its line is of another file; one that tells no file, as before they did, stands for any."""
+    now = one_job()
+    assert now.source_hash == hashlib.sha256(Path(inspect.getfile(algorithms.find("bc")[0])).read_bytes()).hexdigest()
+    before = replace(now, source_hash="0" * 64)
+    assert before.directory(tmp_path, "d") != now.directory(tmp_path, "d"), "what was cut short does not go on with other losses"
+    lines: list[str] = []
+
+    def run(job: Job) -> benchmark_schedule.Outcome:
+        lines.clear()
+        return benchmark_schedule.run([job], tmp_path, 1, lines.append)
+
+    assert run(before).made == 1 and run(before).skipped == 1
+    outcome = run(now)
+    assert outcome.made == 1 and "bc: its file was edited since 1 run(s) were recorded; they are made again, and the newest count" in lines
+    rows = read_raw(tmp_path / "raw.jsonl")
+    assert [line["source_hash"] for line in rows] == [before.source_hash, now.source_hash] and outcome.rows == rows[1:]
+    assert run(now).skipped == 1 and not any("edited" in line for line in lines)
+    (tmp_path / "raw.jsonl").write_text(json.dumps({name: value for name, value in rows[0].items() if name != "source_hash"}) + "\n")
+    assert run(now).skipped == 1
+
+
+def test_a_table_takes_the_seeds_of_the_newest_source() -> None:
+    old = [row("made/log", "bc", seed, 1.0, source_hash="a" * 64) for seed in range(3)]
+    new = row("made/log", "bc", 0, 2.0, source_hash="b" * 64, date="2026-11-22T10:00:00+00:00")
+    page = benchmark_table([*old, new], published, SOURCE)
+    assert "2.00 [2.00, 2.00]" in page and "1.00" not in page and "3 raw lines of older settings, data or sources are left out" in page
+    untold = [row("made/log", "bc", seed, 1.0) for seed in (1, 2)]
+    assert "left out" not in benchmark_table([*untold, new], published, SOURCE)
 
 
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
