@@ -25,7 +25,7 @@ class Run:
     algorithms: tuple[str, ...] = ()
     """algorithms, or recipes that are methods of their own (filtered_bc); none: the suite's"""
     datasets: tuple[str, ...] = ()
-    """of the suite's logs only those whose names begin so"""
+    """of the suite's logs only those of these names, or whose names begin so"""
     seeds: int | None = None
     """how many; None: the suite's"""
     steps: int | None = None
@@ -104,12 +104,24 @@ def _jobs(a: Run) -> list[Any]:
 
     chosen = suite(a.suite)
     if a.datasets:
-        tasks = tuple(task for task in chosen.tasks if task.dataset.startswith(a.datasets))
-        unknown = [name for name in a.datasets if not any(task.dataset.startswith(name) for task in tasks)]
-        if unknown:
-            raise ConfigError(f"--datasets {' '.join(unknown)}: the suite {chosen.name} has {', '.join(t.dataset for t in chosen.tasks)}")
-        chosen = replace(chosen, tasks=tasks)
+        names = _chosen(a.datasets, [task.dataset for task in chosen.tasks], chosen.name)
+        chosen = replace(chosen, tasks=tuple(task for task in chosen.tasks if task.dataset in names))
     return jobs_of(chosen, tuple(dict.fromkeys(a.algorithms)), a.seeds, a.steps)
+
+
+def _chosen(asked: Sequence[str], names: Sequence[str], suite: str) -> set[str]:
+    """The logs that are asked for: a name chooses the log of this very name, or where there is none those that begin so."""
+    found = {start: {start} if start in names else {name for name in names if name.startswith(start)} for start in asked}
+    unknown = [start for start, chosen in found.items() if not chosen]
+    files = [name for name in unknown if Path(name).exists()]
+    if files:
+        raise ConfigError(
+            f"--datasets {' '.join(files)}: a suite has built-in logs alone. For a log of your own: "
+            f"`stitchrl train METHOD --data {files[0]} --seeds 3` with each method, then `stitchrl compare` of the runs"
+        )
+    if unknown:
+        raise ConfigError(f"--datasets {' '.join(unknown)}: the suite {suite} has {', '.join(names)}")
+    return set().union(*found.values())
 
 
 def _forecast(jobs: list[Any], processes: int) -> str:

@@ -64,6 +64,25 @@ def test_a_table_takes_the_seeds_of_the_newest_source() -> None:
     assert "left out" not in benchmark_table([*untold, new], published, SOURCE)
 
 
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        (["hopper/medium"], {"hopper/medium"}),
+        (["hopper/medium-"], {"hopper/medium-replay", "hopper/medium-expert"}),
+        (["hopper/medium", "pointmaze"], {"hopper/medium", "pointmaze/umaze", "pointmaze/medium", "pointmaze/large"}),
+    ],
+)
+def test_a_logs_whole_name_is_that_log_alone(asked: list[str], found: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys, "run", "--suite", "full", "--datasets", *asked, "--algorithms", "bc", "--seeds", 1, "--dry-run")
+    assert code == 0 and {line.split()[0] for line in out.splitlines()} == found, err
+
+
+def test_what_to_do_with_a_log_of_ones_own_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (file := tmp_path / "my.npz").touch()
+    code, _, err = told(capsys, "run", "--datasets", file)
+    assert code == 2 and f"`stitchrl train METHOD --data {file} --seeds 3`" in err and "`stitchrl compare`" in err
+
+
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     pages = {}
