@@ -23,7 +23,7 @@ from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
 from stitchrl.core.records import Logging
 from stitchrl.evaluation.references import Reference, normalized_score
-from stitchrl.experiment import Plan, Result, run_experiment
+from stitchrl.experiment import Plan, Result, device_of, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
 from stitchrl.recipes.dataset_cache import cache_directory
@@ -88,8 +88,11 @@ def label(suite: str, steps: int | None) -> str:
     return suite if steps is None else f"{suite}-{steps}-steps"
 
 
-def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: int | None) -> list[Job]:
-    """Returns the runs of a suite, seed by seed, so that a table can be made early; raises ConfigError where a method fits no log of it."""
+def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: int | None, device: str = "auto") -> list[Job]:
+    """Returns the runs of a suite, seed by seed, so that a table can be made early; raises ConfigError where a method fits no log of it.
+
+    The device is no part of what a run is: what is recorded of one counts on all.
+    """
     for method in methods:
         if not any(fits(task, method) for task in suite.tasks):
             raise ConfigError(
@@ -99,15 +102,14 @@ def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: in
     count = suite.seeds if seeds is None else seeds
     if count < 1:
         raise ConfigError(f"--seeds is {count}; expected at least 1")
-    pairs = [(task, method) for task in suite.tasks for method in (methods or task.methods) if fits(task, method)]
-    plans = {(task.dataset, method): plan_of(task, method, 0, steps) for task, method in pairs}
-    sources = {name: source_hash(name) for name in dict.fromkeys(made.algorithm for made in plans.values())}
-    named = label(suite.name, steps)
-    return [
-        Job(named, method, task, replace(made := plans[task.dataset, method], seeds=(seed,)), sources[made.algorithm])
-        for seed in range(count)
-        for task, method in pairs
-    ]
+    first: list[Job] = []
+    for task in suite.tasks:
+        for method in methods or task.methods:
+            if fits(task, method):
+                plan = plan_of(task, method, 0, steps)
+                plan = replace(plan, training=replace(plan.training, device=device))
+                first.append(Job(label(suite.name, steps), method, task, plan, source_hash(plan.algorithm)))
+    return [replace(job, plan=replace(job.plan, seeds=(seed,))) for seed in range(count) for job in first]
 
 
 def to_make(names: list[str]) -> list[str]:
@@ -212,6 +214,7 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
         "environment": metadata["environment"],
         "exact_value": None if lines[-1].get("exact_value") is None else lines[-1]["exact_value"][0],
         "alarms": [alarm.name for alarm in result.alarms],
+        "device": str(device_of(job.plan.training.device)),
         "seconds": round(lines[-1]["seconds"], 1),
         "config": job.config,
     }

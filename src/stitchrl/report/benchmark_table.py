@@ -98,6 +98,7 @@ def _head(cells: Cells, level: float) -> str:
     seeds = sorted({row["seed"] for row in rows})
     dates = sorted(str(row["date"])[:10] for row in rows)
     exact = any(row["last"].get("exact_score") is not None for row in rows)
+    one = "core" if all(row.get("device", "cpu") == "cpu" for row in rows) else "process, some on a GPU"
     lines = [
         f"# Benchmark: {suites}",
         "Written by `stitchrl benchmark table` from raw.jsonl alone. Normalised scores: 0 is a random policy, 100 the reference expert (D4RL's "
@@ -105,7 +106,7 @@ def _head(cells: Cells, level: float) -> str:
         f"{100 * level:g} % stratified-bootstrap interval over seeds and episodes."
         + (" Where the task's model is known a policy's score is its exact value, without episodes." if exact else ""),
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {dates[0]} to {dates[-1]}, {sum(row['seconds'] for row in rows) / 3600:.1f} hours "
-        f"of one core; {', '.join(versions)}.",
+        f"of one {one}; {', '.join(versions)}.",
     ]
     return "\n\n".join(lines)
 

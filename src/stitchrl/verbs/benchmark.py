@@ -30,8 +30,10 @@ class Run:
     """how many; None: the suite's"""
     steps: int | None = None
     """gradient steps of every run; None: the suite's"""
+    device: str = "auto"
+    """of all runs: cpu, cuda, cuda:1 …; auto takes CUDA where there is one"""
     processes: int | None = None
-    """runs at a time, one thread each; None: as many as there are cores"""
+    """runs at a time, one thread each; None: as many as there are cores, on CUDA one"""
     out: Path | None = None
     """raw.jsonl, table.md, the runs' directories; what is recorded there is not made again. None: runs/benchmark/SUITE, with --steps
     runs/benchmark/SUITE-N-steps"""
@@ -60,9 +62,7 @@ def run(arguments: Sequence[str]) -> int:
     jobs = _jobs(a)
     out = DEFAULT_OUT / benchmark_runs.label(a.suite, a.steps) if a.out is None else a.out
     check_writable(out, "--out", directory=True)
-    processes = cores() if a.processes is None else a.processes
-    if processes < 1:
-        raise ConfigError(f"stitchrl benchmark run: --processes is {a.processes}; expected at least 1")
+    processes = _processes(a)
     _tell(_forecast(jobs, processes))
     if a.dry_run:
         print("\n".join(job.title for job in jobs))
@@ -106,7 +106,19 @@ def _jobs(a: Run) -> list[Any]:
     if a.datasets:
         names = _chosen(a.datasets, [task.dataset for task in chosen.tasks], chosen.name)
         chosen = replace(chosen, tasks=tuple(task for task in chosen.tasks if task.dataset in names))
-    return jobs_of(chosen, tuple(dict.fromkeys(a.algorithms)), a.seeds, a.steps)
+    return jobs_of(chosen, tuple(dict.fromkeys(a.algorithms)), a.seeds, a.steps, a.device)
+
+
+def _processes(a: Run) -> int:
+    """How many runs go on at a time; raises ConfigError for none, and for a device that is not there."""
+    from stitchrl.experiment import device_of
+
+    device = device_of(a.device)
+    if a.processes is None:
+        return 1 if device.type == "cuda" else cores()
+    if a.processes < 1:
+        raise ConfigError(f"stitchrl benchmark run: --processes is {a.processes}; expected at least 1")
+    return a.processes
 
 
 def _chosen(asked: Sequence[str], names: Sequence[str], suite: str) -> set[str]:
@@ -139,8 +151,8 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     megabytes = 2 * len(jobs) + 10 * processes * max(weights_of(job.plan) for job in jobs)
     made = f" ({len(new)} to make: about {duration(making / min(processes, len(new)))} and {disk:.0f} MB)" if new else ""
     return (
-        f"{len(jobs)} run(s) on {len(names)} log(s){made}: about {duration(seconds / processes)} in {processes} process(es), {megabytes:.0f} MB; "
-        "less where some are recorded already"
+        f"{len(jobs)} run(s) on {len(names)} log(s){made}: about {duration(seconds / processes)} "
+        f"in {processes} process(es) of a CPU core each, {megabytes:.0f} MB; less where some are recorded already"
     )
 
 

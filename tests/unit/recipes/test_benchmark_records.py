@@ -83,6 +83,27 @@ def test_what_to_do_with_a_log_of_ones_own_is_told(tmp_path: Path, capsys: pytes
     assert code == 2 and f"`stitchrl train METHOD --data {file} --seeds 3`" in err and "`stitchrl compare`" in err
 
 
+def test_a_device_is_handed_to_the_runs_and_decides_nothing_recorded() -> None:
+    there, here = (jobs_of(suite("smoke"), ("bc",), 1, 10, device)[0] for device in ("cuda:1", "auto"))
+    assert there.plan.training.device == "cuda:1" and there.key("log") == here.key("log")
+
+
+def test_runs_on_a_gpu_are_made_one_at_a_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("stitchrl.verbs.benchmark.cores", lambda: 5)
+    for there, options, processes in ((True, (), 1), (True, ("--device", "cpu"), 5), (True, ("--processes", 3), 3), (False, (), 5)):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        code, _, err = told(capsys, "run", *options, "--dry-run")
+        assert code == 0 and f"in {processes} process(es) of a CPU core each" in err
+    code, _, err = told(capsys, "run", "--device", "tpu", "--dry-run")
+    assert code == 2 and "device 'tpu' cannot be used" in err
+
+
+def test_a_table_tells_of_hours_on_a_gpu() -> None:
+    rows = [row("made/log", "bc", seed, 1.0, device=device) for seed, device in enumerate(("cpu", "cuda"))]
+    assert "hours of one core;" in benchmark_table(rows[:1], published, SOURCE)
+    assert "hours of one process, some on a GPU;" in benchmark_table(rows, published, SOURCE)
+
+
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     pages = {}
