@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -146,7 +145,7 @@ def make_log(name: str, told: Path, answer: Connection) -> None:
 
 
 def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection) -> None:
-    """Answers ("row", the raw line) or ("stopped", None) after a signal; the run's checkpoints go when it is done."""
+    """Answers ("row", the raw line) or ("stopped", None) after a signal; the run's checkpoints stay until its line is recorded."""
 
     def work() -> tuple[str, Any]:
         dataset = datasets.load(job.task.dataset)
@@ -157,9 +156,7 @@ def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection)
         )  # fmt: skip
         if result.signal is not None:
             return "stopped", None
-        row = row_of(job, log, directory, result, dataset.metadata)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-        return "row", row
+        return "row", row_of(job, log, directory, result, dataset.metadata)
 
     _answer(work, told, answer)
 

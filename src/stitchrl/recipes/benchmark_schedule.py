@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -88,9 +89,10 @@ def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: T
 def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, heard: list[int], tell: Tell, outcome: Outcome) -> None:
     by_title = {job.title: job for job in jobs}
     work: list[Work] = []
+    directories: dict[Any, Path] = {}
     for job in jobs:
         log = logs[job.task.dataset]
-        directory = job.directory(out, log.fingerprint)
+        directory = directories[job.key(log.fingerprint)] = job.directory(out, log.fingerprint)
         work.append((job.title, run_job, (job, log, directory, out / "told" / f"{directory.name}.txt")))
     began, total = time.monotonic(), sum(seconds_of(job.task, job.method, job.plan) for job in jobs)
     expected, ended = 0.0, 0
@@ -102,6 +104,7 @@ def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, hear
         count = f"[{ended}/{len(jobs)}]"
         if kind == "row":
             append_raw(out / RAW, value)
+            shutil.rmtree(directories[key_of(value)] / "checkpoints", ignore_errors=True)  # not before: a kill between would cost the run
             outcome.made += 1
             last, best = (sum(value[name]["scores"]) / len(value[name]["scores"]) for name in ("last", "best"))
             tell(f"{count} {title}: {value['measure']} {last:.1f}, best {best:.1f} ({value['seconds']:.0f} s); {duration(left)} left")

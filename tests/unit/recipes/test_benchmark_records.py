@@ -104,6 +104,23 @@ def test_a_table_tells_of_hours_on_a_gpu() -> None:
     assert "hours of one process, some on a GPU;" in benchmark_table(rows, published, SOURCE)
 
 
+def test_a_run_whose_line_was_not_recorded_is_not_learned_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError("no space")
+
+    job = one_job()
+    with monkeypatch.context() as during:
+        during.setattr(benchmark_schedule, "append_raw", full_disk)
+        with pytest.raises(OSError, match="no space"):
+            benchmark_schedule.run([job], tmp_path, 1, lambda _: None)
+    [directory] = (tmp_path / "runs").iterdir()
+    learned = (directory / "metrics.jsonl").read_bytes()
+    assert list(directory.glob("checkpoints/step_*")) and read_raw(tmp_path / "raw.jsonl") == []
+    assert benchmark_schedule.run([job], tmp_path, 1, lambda _: None).made == 1
+    assert (directory / "metrics.jsonl").read_bytes() == learned and len(read_raw(tmp_path / "raw.jsonl")) == 1  # times and all
+    assert not (directory / "checkpoints").exists()
+
+
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     pages = {}
