@@ -212,7 +212,7 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
         "exact_value": None if lines[-1].get("exact_value") is None else lines[-1]["exact_value"][0],
         "alarms": [alarm.name for alarm in result.alarms],
         "device": str(device_of(job.plan.training.device)),
-        "seconds": round(lines[-1]["seconds"], 1),
+        "seconds": round(lines[-1]["seconds"] + lines[-1]["rollout_seconds"], 1),
         "config": job.config,
     }
 

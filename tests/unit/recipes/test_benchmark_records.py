@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from stitchrl import algorithms
+from stitchrl.experiment import Result
 from stitchrl.recipes import benchmark_schedule
-from stitchrl.recipes.benchmark_runs import Job, jobs_of
+from stitchrl.recipes.benchmark_runs import Job, Log, jobs_of, row_of
 from stitchrl.recipes.benchmark_suites import suite
 from stitchrl.recipes.published_scores import SOURCE, published
 from stitchrl.report.benchmark_rows import read_raw
@@ -119,6 +120,13 @@ def test_a_run_whose_line_was_not_recorded_is_not_learned_again(tmp_path: Path, 
     assert benchmark_schedule.run([job], tmp_path, 1, lambda _: None).made == 1
     assert (directory / "metrics.jsonl").read_bytes() == learned and len(read_raw(tmp_path / "raw.jsonl")) == 1  # times and all
     assert not (directory / "checkpoints").exists()
+
+
+def test_a_runs_seconds_hold_its_last_evaluation(tmp_path: Path) -> None:
+    line = {"step": 10, "seconds": 12.0, "rollout_seconds": 30.5, "returns": [[1.0]], "normalized": [[50.0]]}
+    (tmp_path / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
+    result = Result(tmp_path, None, 10, {}, line)  # type: ignore[arg-type]
+    assert row_of(one_job(), Log("gridworld/mixed", "d", 1.0), tmp_path, result, {"environment": "a"})["seconds"] == 42.5
 
 
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
