@@ -113,17 +113,18 @@ def _head(cells: Cells, level: float) -> str:
 
 def _scores(cells: Cells, methods: list[str], which: Which, level: float) -> str:
     most = max(len(found) for by_method in cells.values() for found in by_method.values())
-    return "\n\n".join(_scores_of(group, methods, which, level, most) for group in _kindred(cells))
+    kindred = [{name: cells[name] for name in group} for group in _kindred(cells)]
+    return "\n\n".join(_scores_of(group, methods, which, level, most) for group in kindred)
 
 
-def _kindred(cells: Cells) -> list[Cells]:
+def _kindred(cells: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The logs in groups, of which no two have a method in common: a table each, without columns that stand empty."""
     groups: list[set[str]] = []
     for dataset, by_method in cells.items():
         kin = [group for group in groups if any(set(by_method) & set(cells[other]) for other in group)]
         groups = [group for group in groups if group not in kin] + [{dataset}.union(*kin)]
-    tables = [{name: found for name, found in cells.items() if name in group} for group in groups]
-    return sorted(tables, key=lambda table: list(cells).index(next(iter(table))))
+    ordered = [[name for name in cells if name in group] for group in groups]
+    return sorted(ordered, key=lambda names: list(cells).index(names[0]))
 
 
 def _scores_of(cells: Cells, methods: list[str], which: Which, level: float, most: int) -> str:
@@ -176,15 +177,18 @@ def _over_logs(cells: Cells, methods: list[str], level: float) -> str:
 def _published(cells: Cells, methods: list[str], published: Published, source: str) -> str:
     found = {dataset: published(dataset) for dataset in cells}
     known = {dataset: entry for dataset, entry in found.items() if entry is not None}
-    shown = [method for method in methods if any(method in scores for _, scores in known.values())]
-    if not shown:
+    tables = []
+    for group in _kindred({dataset: scores for dataset, (_, scores) in known.items()}):
+        shown = [method for method in methods if any(method in known[dataset][1] for dataset in group)]
+        lines = []
+        for dataset in group:
+            name, scores = known[dataset]
+            lines.append([name, dataset, *("{:.1f} ± {:.1f}".format(*scores[method]) if method in scores else "–" for method in shown)])
+        if shown:
+            tables.append(_markdown(["published", "our log of its kind", *shown], lines))
+    if not tables:
         return ""
-    lines = []
-    for dataset, (name, scores) in known.items():
-        lines.append([name, dataset, *("{:.1f} ± {:.1f}".format(*scores[method]) if method in scores else "–" for method in shown)])
-    return f"## Published, not the same data\n\n{source}. Not comparable in height.\n\n" + _markdown(
-        ["published", "our log of its kind", *shown], lines
-    )
+    return f"## Published, not the same data\n\n{source}. Not comparable in height.\n\n" + "\n\n".join(tables)
 
 
 def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:

@@ -157,10 +157,10 @@ def _forecast(jobs: list[Any], processes: int) -> str:
 
 
 def _page(rows: list[dict[str, Any]], level: float = 0.95) -> str:
-    from stitchrl.recipes.published_scores import SOURCE, published
+    from stitchrl.recipes.published_scores import published, source_of
     from stitchrl.report.benchmark_table import benchmark_table
 
-    return benchmark_table(rows, published, SOURCE, level)
+    return benchmark_table(rows, published, source_of({str(row["dataset"]) for row in rows}), level)
 
 
 def _tell(line: str) -> None:

@@ -129,6 +129,13 @@ def test_a_runs_seconds_hold_its_last_evaluation(tmp_path: Path) -> None:
     assert row_of(one_job(), Log("gridworld/mixed", "d", 1.0), tmp_path, result, {"environment": "a"})["seconds"] == 42.5
 
 
+def test_published_scores_without_a_method_in_common_have_tables_of_their_own() -> None:
+    rows = [row("pointmaze/umaze", "bc", 0, 1.0), row("pointmaze/navigate", "hiql", 0, 2.0), row("pointmaze/navigate", "qrl", 0, 2.0)]
+    page = benchmark_table(rows, published, SOURCE)
+    assert "| maze2d-umaze-v1 | pointmaze/umaze | 0.4 ± 8.7 |" in page
+    assert "| pointmaze-medium-navigate-v0 | pointmaze/navigate | 79.0 ± 5.0 | 82.0 ± 5.0 |" in page
+
+
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
     pages = {}
