@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from stitchrl import algorithms
+from stitchrl.cli import VERBS
 from stitchrl.experiment import Result
 from stitchrl.recipes import benchmark_schedule
 from stitchrl.recipes.benchmark_runs import Job, Log, jobs_of, row_of
@@ -134,6 +135,11 @@ def test_published_scores_without_a_method_in_common_have_tables_of_their_own() 
     page = benchmark_table(rows, published, SOURCE)
     assert "| maze2d-umaze-v1 | pointmaze/umaze | 0.4 ± 8.7 |" in page
     assert "| pointmaze-medium-navigate-v0 | pointmaze/navigate | 79.0 ± 5.0 | 82.0 ± 5.0 |" in page
+
+
+def test_the_commands_help_names_every_suite() -> None:
+    for name in ("smoke", "standard", "sequences", "antmaze", "atari", "full"):
+        assert suite(name).name in VERBS["benchmark run"][2].partition(": ")[2].split(", ")
 
 
 def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
