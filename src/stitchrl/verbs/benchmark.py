@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, final
 
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.files import check_writable
+from stitchrl.core.files import check_writable, write_atomically
 from stitchrl.core.machine import cores
 from stitchrl.verbs.flags import parse
 
@@ -70,7 +70,7 @@ def run(arguments: Sequence[str]) -> int:
     outcome = benchmark_schedule.run(jobs, out, processes, _tell)
     if outcome.made or outcome.skipped:
         text = _page(outcome.rows)
-        (out / "table.md").write_text(text)
+        write_atomically(out / "table.md", text.encode())
         print(text, end="")
     for line in outcome.failed:
         _tell(f"FAILED: {line}")
@@ -85,13 +85,14 @@ def table(arguments: Sequence[str]) -> int:
     a = parse(Table, arguments, "stitchrl benchmark table", "The tables of a benchmark, made from its raw lines alone.")
     from stitchrl.report.benchmark_rows import of_suite, read_raw
 
+    check_writable(a.to, "--to")
     out = DEFAULT_OUT / (a.suite or Run.suite) if a.out is None else a.out
     file = out if out.is_file() else out / "raw.jsonl"
     if not file.is_file():
         raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run --out {out}` writes one. Give its directory as --out")
     text = _page(of_suite(read_raw(file), a.suite, file), a.level)
     if a.to is not None:
-        a.to.write_text(text)
+        write_atomically(a.to, text.encode())
     print(text, end="")
     return 0
 
