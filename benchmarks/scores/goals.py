@@ -20,28 +20,14 @@ from typing import Any
 import numpy as np
 from control_record import append_row, mean_and_error, read_rows
 
+from stitchrl.recipes.published_scores import published
+
 HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
 BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 ANTS = HERE / "raw" / "ants.jsonl"  # of ants.py
 WALKER = "the walker, told the way"
 EPISODES = 50
-# OGBench (arXiv:2410.20092), table 2: a million steps of batches of 1,024 on a million logged ones, eight seeds
-PUBLISHED = {
-    "pointmaze/navigate": {"gcbc": "9 ± 6", "gcivl": "63 ± 6", "gciql": "53 ± 8", "qrl": "82 ± 5", "crl": "29 ± 7", "hiql": "79 ± 5"},
-    "pointmaze/stitch": {"gcbc": "23 ± 18", "gcivl": "70 ± 14", "gciql": "21 ± 9", "qrl": "80 ± 12", "crl": "0 ± 1", "hiql": "74 ± 6"},
-    "pointmaze/large-navigate": {
-        "gcbc": "29 ± 6",
-        "gcivl": "45 ± 5",
-        "gciql": "34 ± 3",
-        "qrl": "86 ± 9",
-        "crl": "39 ± 7",
-        "hiql": "58 ± 5",
-    },
-    "pointmaze/large-stitch": {"gcbc": "7 ± 5", "gcivl": "12 ± 6", "gciql": "31 ± 2", "qrl": "84 ± 15", "crl": "0", "hiql": "13 ± 6"},
-    "antmaze/large-navigate": {"gcbc": "24 ± 2", "gcivl": "16 ± 5", "gciql": "34 ± 4", "qrl": "75 ± 6", "crl": "83 ± 4", "hiql": "91 ± 2"},
-    "antmaze/large-stitch": {"gcbc": "3 ± 3", "gcivl": "18 ± 2", "gciql": "7 ± 2", "qrl": "18 ± 2", "crl": "11 ± 2", "hiql": "67 ± 5"},
-}
 
 
 def main() -> None:
@@ -214,12 +200,21 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         cells.items(), key=lambda cell: (cell[0][0], *cell[0][2:4], cell[0][5], _mean_success(cell[1]))
     ):
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
-        told, seconds = PUBLISHED.get(log, {}).get(method, "–"), statistics.fmean(r["seconds"] for r in found)
+        _, theirs = published(log) or ("", {})
+        told, seconds = _told(theirs.get(method)), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
         faster = f", targets {rate:g}" if rate != 0.005 else ""
         networks = f"{width} × 2{', std' * standardized}{faster}" if width else "–"
         lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return lines
+
+
+def _told(score: tuple[float, float] | None) -> str:
+    """A published score and its deviation."""
+    if score is None:
+        return "–"
+    mean, deviation = score
+    return f"{mean:g} ± {deviation:g}" if deviation else f"{mean:g}"
 
 
 def _mean_success(rows: list[dict[str, Any]]) -> float:

@@ -36,7 +36,11 @@ VERBS = {
     ),
     "trust": ("trust", "trust", "may this policy be used, judged from a log alone; exit code 3 if not, 4 if the log cannot tell"),
     "compare": ("compare", "compare", "runs side by side: last and best scores, IQM with intervals"),
-    "benchmark run": ("benchmark", "run", "train and score a suite of standard logs, generated here: smoke, standard, full"),
+    "benchmark run": (
+        "benchmark",
+        "run",
+        "train and score a suite of standard logs, generated here: smoke, standard, sequences, antmaze, atari, full",
+    ),
     "benchmark table": ("benchmark", "table", "the benchmark's tables, made from its raw lines alone"),
     "plot": ("compare", "plot", "learning curves, final scores, performance profiles"),
 }

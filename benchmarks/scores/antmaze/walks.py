@@ -1,6 +1,6 @@
 """What the log's walks did, and how soon learned policies arrived: `.venv/bin/python benchmarks/scores/antmaze/walks.py RUN…` writes walks.json.
 
-RUN: directories of the suite's runs, such as runs/benchmark/runs/antmaze-medium-diverse-iql-0-….
+RUN: directories of the suite's runs, such as runs/benchmark/antmaze/runs/antmaze-medium-diverse-iql-0-….
 """
 
 from __future__ import annotations

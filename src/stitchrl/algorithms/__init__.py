@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
 import pkgutil
+from pathlib import Path
 from typing import Any
 
 from stitchrl.core.errors import ConfigError
@@ -15,6 +17,12 @@ from stitchrl.core.settings import nearest
 def names() -> list[str]:
     """Returns the names of all algorithms, sorted; imports none of them."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__))
+
+
+def source_hash(name: str) -> str:
+    """Returns the sha256 of an algorithm's file: another one, once it was edited."""
+    file = Path(__path__[0]) / f"{name}.py"
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def find(name: str) -> tuple[Any, Any]:

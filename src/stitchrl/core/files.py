@@ -27,7 +27,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name, syncs it to disk and renames it."""
+    """Writes a file under another name, syncs it to disk and renames it; what is no plain file (a pipe, /dev/stdout) is written as it is."""
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -39,11 +42,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def check_writable(path: Path, flag: str, *, directory: bool = False, parents: bool = True) -> None:
+def check_writable(path: Path | None, flag: str, *, directory: bool = False, parents: bool = True) -> None:
     """Raises ConfigError where a file, or a directory, cannot be written at a path: told before the work that it is to hold.
 
+    None: nothing is to be written.
     parents: those of a directory that are not there will be made; those of a file never are.
     """
+    if path is None:
+        return
     if directory and path.exists() and not path.is_dir():
         raise ConfigError(f"{flag} is {path}, which is a file; expected a directory, or a name that is free")
     if not directory and path.is_dir():

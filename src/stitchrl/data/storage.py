@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
@@ -90,6 +91,13 @@ def save_dataset(dataset: Dataset, directory: Path, overwrite: bool = False) -> 
         raise DataError(f"{directory}: could not be written ({error.strerror}); nothing was left behind") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Removes what killed processes left of saving a dataset here; nobody else may be saving it. Raises OSError."""
+    for kind in ("tmp", "old"):
+        for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.{kind}-*"):
+            shutil.rmtree(leftover)
 
 
 def open_dataset(directory: Path) -> Dataset:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -18,11 +17,12 @@ from typing import Any, final
 
 import torch
 
+from stitchrl.algorithms import source_hash
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
 from stitchrl.core.records import Logging
 from stitchrl.evaluation.references import Reference, normalized_score
-from stitchrl.experiment import Plan, Result, run_experiment
+from stitchrl.experiment import Plan, Result, device_of, run_experiment
 from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
 from stitchrl.recipes.dataset_cache import cache_directory
@@ -52,6 +52,7 @@ class Job:
     method: str
     task: Task
     plan: Plan
+    source_hash: str  # of its algorithm's file when the benchmark began
 
     @property
     def seed(self) -> int:
@@ -76,13 +77,21 @@ class Job:
         return self.task.dataset, self.method, self.seed, self.config_hash, fingerprint
 
     def directory(self, out: Path, fingerprint: str) -> Path:
-        """Where it is learned: another one for other settings or data."""
-        name = f"{self.task.dataset.replace('/', '-')}-{self.method}-{self.seed}-{self.config_hash[:8]}-{fingerprint[:8]}"
-        return out / "runs" / name
+        """Where it is learned: another one for other settings, data or source."""
+        hashes = f"{self.config_hash[:8]}-{fingerprint[:8]}-{self.source_hash[:8]}"
+        return out / "runs" / f"{self.task.dataset.replace('/', '-')}-{self.method}-{self.seed}-{hashes}"
 
 
-def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: int | None) -> list[Job]:
-    """Returns the runs of a suite, seed by seed, so that a table can be made early; raises ConfigError where a method fits no log of it."""
+def label(suite: str, steps: int | None) -> str:
+    """Returns the name of a suite as its lines and its directory have it: with other steps than its own it is another one."""
+    return suite if steps is None else f"{suite}-{steps}-steps"
+
+
+def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: int | None, device: str = "auto") -> list[Job]:
+    """Returns the runs of a suite, seed by seed, so that a table can be made early; raises ConfigError where a method fits no log of it.
+
+    The device is no part of what a run is: what is recorded of one counts on all.
+    """
     for method in methods:
         if not any(fits(task, method) for task in suite.tasks):
             raise ConfigError(
@@ -92,13 +101,14 @@ def jobs_of(suite: Suite, methods: tuple[str, ...], seeds: int | None, steps: in
     count = suite.seeds if seeds is None else seeds
     if count < 1:
         raise ConfigError(f"--seeds is {count}; expected at least 1")
-    pairs = [(task, method) for task in suite.tasks for method in (methods or task.methods) if fits(task, method)]
-    plans = {(task.dataset, method): plan_of(task, method, 0, steps) for task, method in pairs}
-    return [
-        Job(suite.name, method, task, replace(plans[task.dataset, method], seeds=(seed,)))
-        for seed in range(count)
-        for task, method in pairs
-    ]
+    first: list[Job] = []
+    for task in suite.tasks:
+        for method in methods or task.methods:
+            if fits(task, method):
+                plan = plan_of(task, method, 0, steps)
+                plan = replace(plan, training=replace(plan.training, device=device))
+                first.append(Job(label(suite.name, steps), method, task, plan, source_hash(plan.algorithm)))
+    return [replace(job, plan=replace(job.plan, seeds=(seed,))) for seed in range(count) for job in first]
 
 
 def to_make(names: list[str]) -> list[str]:
@@ -135,7 +145,7 @@ def make_log(name: str, told: Path, answer: Connection) -> None:
 
 
 def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection) -> None:
-    """Answers ("row", the raw line) or ("stopped", None) after a signal; the run's checkpoints go when it is done."""
+    """Answers ("row", the raw line) or ("stopped", None) after a signal; the run's checkpoints stay until its line is recorded."""
 
     def work() -> tuple[str, Any]:
         dataset = datasets.load(job.task.dataset)
@@ -146,9 +156,7 @@ def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection)
         )  # fmt: skip
         if result.signal is not None:
             return "stopped", None
-        row = row_of(job, log, directory, result, dataset.metadata)
-        shutil.rmtree(directory / "checkpoints", ignore_errors=True)
-        return "row", row
+        return "row", row_of(job, log, directory, result, dataset.metadata)
 
     _answer(work, told, answer)
 
@@ -203,7 +211,8 @@ def row_of(job: Job, log: Log, directory: Path, result: Result, metadata: dict[s
         "environment": metadata["environment"],
         "exact_value": None if lines[-1].get("exact_value") is None else lines[-1]["exact_value"][0],
         "alarms": [alarm.name for alarm in result.alarms],
-        "seconds": round(lines[-1]["seconds"], 1),
+        "device": str(device_of(job.plan.training.device)),
+        "seconds": round(lines[-1]["seconds"] + lines[-1]["rollout_seconds"], 1),
         "config": job.config,
     }
 
@@ -231,6 +240,7 @@ def identity(job: Job, fingerprint: str) -> dict[str, Any]:
         "steps": job.plan.training.steps,
         "config_hash": job.config_hash,
         "dataset_hash": fingerprint,
+        "source_hash": job.source_hash,
         "versions": _versions(),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
@@ -27,11 +28,13 @@ _PATIENCE = 60.0  # seconds that a run has to save itself after a signal
 @final
 @dataclass
 class Outcome:
-    """What came of a call: how many runs it made, found done, and lost; the signal that ended it, if one did."""
+    """What came of a call: how many runs it made, found done, and lost; the lines of the runs that it was asked for; the signal that ended
+    it, if one did."""
 
     made: int = 0
     skipped: int = 0
     failed: list[str] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
     signal: int | None = None
 
 
@@ -43,14 +46,30 @@ def run(jobs: Sequence[Job], out: Path, processes: int, tell: Tell) -> Outcome:
     out.mkdir(parents=True, exist_ok=True)
     with _held(out), _listening() as heard:
         logs = _logs(list(dict.fromkeys(job.task.dataset for job in jobs)), out, processes, heard, tell)
-        done = {key_of(row) for row in read_raw(out / RAW) if is_done(row)}
-        left = [job for job in jobs if job.task.dataset in logs and job.key(logs[job.task.dataset].fingerprint) not in done]
+        keys = {job.key(logs[job.task.dataset].fingerprint): job for job in jobs if job.task.dataset in logs}
+        done = {key_of(row) for row in _rows(keys, out) if is_done(row)}
+        left = [job for key, job in keys.items() if key not in done]
         outcome = Outcome(skipped=0 if heard else len(jobs) - len(left))
         if not heard:
             tell(f"{len(left)} run(s) to make, {outcome.skipped} recorded already")
+            _tell_edited(left, {key_of(row) for row in read_raw(out / RAW) if is_done(row)}, logs, tell)
             _runs(left, logs, out, processes, heard, tell, outcome)
+        outcome.rows = _rows(keys, out)
         outcome.signal = heard[0] if heard else None
         return outcome
+
+
+def _rows(keys: Mapping[Any, Job], out: Path) -> list[dict[str, Any]]:
+    """The recorded lines of these runs, by the source that their algorithms have now; a line that tells no source stands for any."""
+    rows = [row for row in read_raw(out / RAW) if key_of(row) in keys]
+    return [row for row in rows if row.get("source_hash") in (None, keys[key_of(row)].source_hash)]
+
+
+def _tell_edited(left: Sequence[Job], recorded: set[Any], logs: Mapping[str, Log], tell: Tell) -> None:
+    """Tells of runs that are made although they are recorded: their algorithm was edited since."""
+    again = [job.plan.algorithm for job in left if job.key(logs[job.task.dataset].fingerprint) in recorded]
+    for name in dict.fromkeys(again):
+        tell(f"{name}: its file was edited since {again.count(name)} run(s) were recorded; they are made again, and the newest count")
 
 
 def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: Tell) -> dict[str, Log]:
@@ -70,9 +89,10 @@ def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: T
 def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, heard: list[int], tell: Tell, outcome: Outcome) -> None:
     by_title = {job.title: job for job in jobs}
     work: list[Work] = []
+    directories: dict[Any, Path] = {}
     for job in jobs:
         log = logs[job.task.dataset]
-        directory = job.directory(out, log.fingerprint)
+        directory = directories[job.key(log.fingerprint)] = job.directory(out, log.fingerprint)
         work.append((job.title, run_job, (job, log, directory, out / "told" / f"{directory.name}.txt")))
     began, total = time.monotonic(), sum(seconds_of(job.task, job.method, job.plan) for job in jobs)
     expected, ended = 0.0, 0
@@ -84,6 +104,7 @@ def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, hear
         count = f"[{ended}/{len(jobs)}]"
         if kind == "row":
             append_raw(out / RAW, value)
+            shutil.rmtree(directories[key_of(value)] / "checkpoints", ignore_errors=True)  # not before: a kill between would cost the run
             outcome.made += 1
             last, best = (sum(value[name]["scores"]) / len(value[name]["scores"]) for name in ("last", "best"))
             tell(f"{count} {title}: {value['measure']} {last:.1f}, best {best:.1f} ({value['seconds']:.0f} s); {duration(left)} left")

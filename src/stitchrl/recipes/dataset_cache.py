@@ -8,12 +8,13 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stitchrl.core.errors import DataError
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.storage import remove_leftovers
 from stitchrl.recipes.dataset_recipe import DatasetRecipe
 
 WORTH_TELLING = 5.0  # seconds
@@ -33,14 +34,17 @@ def load_built_in(recipe: DatasetRecipe) -> Dataset:
     """
     if recipe.shipped is not None:
         return _shipped(recipe, recipe.shipped)
-    try:
-        with _locked(cache_directory(), recipe.name):
-            return _cached(recipe, cache_directory() / f"{recipe.name}-{recipe.revision}")
-    except OSError as error:
-        warnings.warn(
-            f"{cache_directory()}: cannot be used ({error.strerror}); {recipe.name} is not kept. Set STITCHRL_CACHE", stacklevel=3
-        )
-        return _made(recipe)
+    directory = cache_directory() / f"{recipe.name}-{recipe.revision}"
+    with ExitStack() as held:
+        try:  # the cache's own errors alone: those of making a log are no reason to make it again
+            held.enter_context(_locked(cache_directory(), recipe.name))
+            cached = _cached(recipe, directory)
+        except OSError as error:
+            warnings.warn(
+                f"{cache_directory()}: cannot be used ({error.strerror}); {recipe.name} is not kept. Set STITCHRL_CACHE", stacklevel=3
+            )
+            return _made(recipe)
+        return _made_and_kept(recipe, directory) if cached is None else cached
 
 
 def promised(recipe: DatasetRecipe) -> str | None:
@@ -64,7 +68,8 @@ def _shipped(recipe: DatasetRecipe, path: Path) -> Dataset:
     return Dataset(dataset.spec, dataset.columns, dataset.offsets, dataset.final_observations, metadata)
 
 
-def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset:
+def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset | None:
+    """The entry, or None and nothing of it left where it is damaged, cut short or absent."""
     if directory.exists():
         try:
             dataset = Dataset.open(directory)
@@ -75,6 +80,11 @@ def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset:
             reason = str(error)
         warnings.warn(f"{directory}: damaged ({reason}); {recipe.name} is made again", stacklevel=5)
         shutil.rmtree(directory)
+    remove_leftovers(directory)
+    return None
+
+
+def _made_and_kept(recipe: DatasetRecipe, directory: Path) -> Dataset:
     dataset = _made(recipe)
     try:
         dataset.save(directory)

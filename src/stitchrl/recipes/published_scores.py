@@ -4,15 +4,23 @@ Source: the tables Gym-MuJoCo, Maze2d and Antmaze in the README of CORL (Tarasov
 after a million steps (last) and the best of all evaluations, mean and standard deviation over four seeds. The logs are D4RL's (Fu et al.,
 2020, arXiv:2004.07219); ours are generated here, by other agents, in Gymnasium's later environments. Planners and diffusion, which CORL has
 not: Trajectory Transformer's from its authors' README (15 runs), the others from CleanDiffuser's table 1 (Dong et al., 2024,
-arXiv:2406.09509; one trained model, 150 episodes), each with its standard error.
+arXiv:2406.09509; one trained model, 150 episodes), each with its standard error. Reaching goals: OGBench's table 2 (Park et al., 2024,
+arXiv:2410.20092): percent of episodes that reach the five tasks' goals after a million steps of batches of 1,024 on a million logged ones, mean
+and standard deviation over eight seeds.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 SOURCE = (
     "CORL's tables (arXiv:2210.07105): D4RL's logs, a million steps, mean ± standard deviation over four seeds; Trajectory Transformer: its "
     "authors', ± standard error of 15 runs; Decision Diffuser, diffusion Q-learning, IDQL: CleanDiffuser's (arXiv:2406.09509), ± standard error "
     "of 150 episodes"
+)
+GOAL_SOURCE = (
+    "OGBench's table 2 (arXiv:2410.20092): its own logs, ten times as long, a million steps of batches of 1,024, percent of episodes that reach "
+    "the five tasks' goals, mean ± standard deviation over eight seeds"
 )
 METHODS = ("bc", "filtered_bc", "td3_bc", "awac", "cql", "iql", "rebrac", "sac_n", "edac", "decision_transformer")
 
@@ -70,16 +78,36 @@ walker2d/medium 79 2.8 79.6 0.9 86.8 0 88.1 0.4
 walker2d/medium-replay 82.6 6.9 75.6 0.6 98.2 0.1 89.1 2.4
 walker2d/medium-expert 101.9 6.8 108.4 0.1 111.6 0 110.6 0
 """
+# our log, then mean and standard deviation of each of GOAL_METHODS
+GOAL_METHODS = ("gcbc", "gcivl", "gciql", "qrl", "crl", "hiql")
+_GOALS = """
+pointmaze/navigate 9 6 63 6 53 8 82 5 29 7 79 5
+pointmaze/stitch 23 18 70 14 21 9 80 12 0 1 74 6
+pointmaze/large-navigate 29 6 45 5 34 3 86 9 39 7 58 5
+pointmaze/large-stitch 7 5 12 6 31 2 84 15 0 0 13 6
+antmaze/large-navigate 24 2 16 5 34 4 75 6 83 4 91 2
+antmaze/large-stitch 3 3 18 2 7 2 18 2 11 2 67 5
+"""
 
 
 def published(dataset: str, *, best: bool = False) -> tuple[str, dict[str, tuple[float, float]]] | None:
     """Returns the published log of a log's kind, and (mean, deviation) by method; None where there is none."""
+    reached = _row(_GOALS, dataset, GOAL_METHODS)
+    if reached is not None:  # OGBench tells no best
+        size = "" if "-" in dataset else "medium-"
+        return None if best else (f"{dataset.replace('/', f'-{size}')}-v0", reached)
     found = _row(_BEST if best else _LAST, dataset, METHODS)
     if found is None:
         return None
     version = "-v1" if dataset.startswith("pointmaze") else "-v2"
     theirs = dataset.replace("pointmaze", "maze2d").replace("umaze-play", "umaze").replace("/", "-") + version
     return theirs, found | ({} if best else _row(_LATER, dataset, LATER_METHODS) or {})
+
+
+def source_of(datasets: Iterable[str]) -> str:
+    """Returns where the published scores of these logs' kinds are from."""
+    goals = {_row(_GOALS, dataset, GOAL_METHODS) is not None for dataset in datasets if published(dataset) is not None}
+    return ". ".join(source for source, shown in ((SOURCE, False in goals), (GOAL_SOURCE, True in goals)) if shown)
 
 
 def _row(table: str, dataset: str, methods: tuple[str, ...]) -> dict[str, tuple[float, float]] | None:

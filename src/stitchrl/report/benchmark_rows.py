@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stitchrl.core.errors import CheckpointError
+from stitchrl.core.errors import CheckpointError, ConfigError
 
 
 def read_raw(file: Path) -> list[dict[str, Any]]:
@@ -60,6 +60,21 @@ def settings_hash(config: Mapping[str, Any]) -> str:
 
 def _told(value: Any) -> Any:
     return {name: _told(part) for name, part in value.items() if part is not None} if isinstance(value, Mapping) else value
+
+
+def of_suite(rows: Sequence[dict[str, Any]], suite: str | None, file: Path) -> list[dict[str, Any]]:
+    """Returns a suite's lines; all, where `suite` is None.
+
+    Raises ConfigError where there is none of the suite, and without one where there are several: a table is of one suite.
+    """
+    known = list(dict.fromkeys(str(row["suite"]) for row in rows if "suite" in row))
+    if suite is None and len(known) > 1:
+        raise ConfigError(f"{file}: has lines of the suites {', '.join(known)}; a table is of one: choose it with --suite")
+    if suite is not None and suite not in known:
+        raise ConfigError(
+            f"{file}: has no line of the suite '{suite}', but of {', '.join(known) or 'none'}; choose one of these, or another --out"
+        )
+    return [row for row in rows if suite is None or row.get("suite") == suite]
 
 
 def is_done(row: dict[str, Any]) -> bool:

@@ -24,7 +24,7 @@ _NEEDED = ("dataset", "method", "seed", "steps", "config_hash", "dataset_hash", 
 def benchmark_table(rows: Sequence[Row], published: Published, source: str, level: float = 0.95) -> str:
     """Returns a Markdown page. `published(dataset)` gives the log of the same kind and its (mean, deviation) by method, from `source`.
 
-    Equal lines give equal pages. Where a method was run on a log with several settings or data, the newest counts, and the page says so.
+    Equal lines give equal pages. Where a method was run on a log with several settings, data or sources, the newest counts, and the page says so.
     Raises CheckpointError for a line without what a table needs, or if there is none.
     """
     for number, row in enumerate(rows, start=1):
@@ -49,7 +49,7 @@ def benchmark_table(rows: Sequence[Row], published: Published, source: str, leve
 
 
 def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
-    """The newest settings and data of each method on each log, one row a seed; and how many rows are of older ones."""
+    """The newest settings, data and source of each method on each log, one row a seed; and how many rows are of older ones."""
     grouped: dict[tuple[str, str], dict[tuple[str, str], dict[int, Row]]] = defaultdict(lambda: defaultdict(dict))
     for row in sorted(rows, key=lambda row: str(row["date"])):
         kinds = grouped[row["dataset"], row["method"]]
@@ -59,11 +59,22 @@ def _cells(rows: Sequence[Row]) -> tuple[Cells, int]:
     cells: Cells = {}
     kept = 0
     for dataset, method in dict.fromkeys((row["dataset"], row["method"]) for row in rows):
-        newest = list(grouped[dataset, method].values())[-1]
+        newest = _of_newest_source(list(grouped[dataset, method].values())[-1])
         cells.setdefault(dataset, {})[method] = [newest[seed] for seed in sorted(newest)]
         kept += len(newest)
-    distinct = {(row["dataset"], row["method"], row["config_hash"], row["dataset_hash"], row["seed"]) for row in rows}
+    distinct = {
+        tuple(row.get(name) for name in ("dataset", "method", "config_hash", "dataset_hash", "seed", "source_hash")) for row in rows
+    }
     return cells, len(distinct) - kept
+
+
+def _of_newest_source(seeds: dict[int, Row]) -> dict[int, Row]:
+    """Without the seeds that an earlier source of the algorithm learned; a line that tells no source stands for any."""
+    told = [row for row in seeds.values() if row.get("source_hash")]
+    if not told:
+        return seeds
+    newest = max(told, key=lambda row: str(row["date"]))["source_hash"]
+    return {seed: row for seed, row in seeds.items() if row.get("source_hash") in (None, newest)}
 
 
 def _episodes(rows: list[Row], which: Which) -> np.ndarray:
@@ -87,6 +98,7 @@ def _head(cells: Cells, level: float) -> str:
     seeds = sorted({row["seed"] for row in rows})
     dates = sorted(str(row["date"])[:10] for row in rows)
     exact = any(row["last"].get("exact_score") is not None for row in rows)
+    one = "core" if all(row.get("device", "cpu") == "cpu" for row in rows) else "process, some on a GPU"
     lines = [
         f"# Benchmark: {suites}",
         "Written by `stitchrl benchmark table` from raw.jsonl alone. Normalised scores: 0 is a random policy, 100 the reference expert (D4RL's "
@@ -94,24 +106,25 @@ def _head(cells: Cells, level: float) -> str:
         f"{100 * level:g} % stratified-bootstrap interval over seeds and episodes."
         + (" Where the task's model is known a policy's score is its exact value, without episodes." if exact else ""),
         f"{len(rows)} runs, seeds {', '.join(map(str, seeds))}, {dates[0]} to {dates[-1]}, {sum(row['seconds'] for row in rows) / 3600:.1f} hours "
-        f"of one core; {', '.join(versions)}.",
+        f"of one {one}; {', '.join(versions)}.",
     ]
     return "\n\n".join(lines)
 
 
 def _scores(cells: Cells, methods: list[str], which: Which, level: float) -> str:
     most = max(len(found) for by_method in cells.values() for found in by_method.values())
-    return "\n\n".join(_scores_of(group, methods, which, level, most) for group in _kindred(cells))
+    kindred = [{name: cells[name] for name in group} for group in _kindred(cells)]
+    return "\n\n".join(_scores_of(group, methods, which, level, most) for group in kindred)
 
 
-def _kindred(cells: Cells) -> list[Cells]:
+def _kindred(cells: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """The logs in groups, of which no two have a method in common: a table each, without columns that stand empty."""
     groups: list[set[str]] = []
     for dataset, by_method in cells.items():
         kin = [group for group in groups if any(set(by_method) & set(cells[other]) for other in group)]
         groups = [group for group in groups if group not in kin] + [{dataset}.union(*kin)]
-    tables = [{name: found for name, found in cells.items() if name in group} for group in groups]
-    return sorted(tables, key=lambda table: list(cells).index(next(iter(table))))
+    ordered = [[name for name in cells if name in group] for group in groups]
+    return sorted(ordered, key=lambda names: list(cells).index(names[0]))
 
 
 def _scores_of(cells: Cells, methods: list[str], which: Which, level: float, most: int) -> str:
@@ -164,15 +177,18 @@ def _over_logs(cells: Cells, methods: list[str], level: float) -> str:
 def _published(cells: Cells, methods: list[str], published: Published, source: str) -> str:
     found = {dataset: published(dataset) for dataset in cells}
     known = {dataset: entry for dataset, entry in found.items() if entry is not None}
-    shown = [method for method in methods if any(method in scores for _, scores in known.values())]
-    if not shown:
+    tables = []
+    for group in _kindred({dataset: scores for dataset, (_, scores) in known.items()}):
+        shown = [method for method in methods if any(method in known[dataset][1] for dataset in group)]
+        lines = []
+        for dataset in group:
+            name, scores = known[dataset]
+            lines.append([name, dataset, *("{:.1f} ± {:.1f}".format(*scores[method]) if method in scores else "–" for method in shown)])
+        if shown:
+            tables.append(_markdown(["published", "our log of its kind", *shown], lines))
+    if not tables:
         return ""
-    lines = []
-    for dataset, (name, scores) in known.items():
-        lines.append([name, dataset, *("{:.1f} ± {:.1f}".format(*scores[method]) if method in scores else "–" for method in shown)])
-    return f"## Published, not the same data\n\n{source}. Not comparable in height.\n\n" + _markdown(
-        ["published", "our log of its kind", *shown], lines
-    )
+    return f"## Published, not the same data\n\n{source}. Not comparable in height.\n\n" + "\n\n".join(tables)
 
 
 def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:
@@ -188,7 +204,8 @@ def _notes(rows: Sequence[Row], cells: Cells, older: int, level: float) -> str:
         found.append(f"As few as {fewest} seeds: where seeds differ much, their {100 * level:g} % interval covers {covered}{alike}.")
     found += _several_logs(cells)
     if older:
-        found.append(f"{older} raw lines of older settings or data are left out.")
+        what = "settings, data or sources" if any("source_hash" in row for row in rows) else "settings or data"
+        found.append(f"{older} raw lines of older {what} are left out.")
     ends = {(row["dataset"], row["method"], row["seed"]): row for row in rows}  # the last of each: one made after a failure makes up for it
     found += [f"FAILED: {name} {method} seed {seed}: {row['error']}" for (name, method, seed), row in ends.items() if not is_done(row)]
     for alarm in sorted({alarm for row in kept for alarm in row.get("alarms", [])}):

@@ -11,6 +11,7 @@ from typing import Annotated, Literal, final
 import tyro
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.files import check_writable, write_atomically
 from stitchrl.verbs.flags import parse
 
 
@@ -43,12 +44,14 @@ def compare(arguments: Sequence[str]) -> int:
     a = parse(Compare, arguments, "stitchrl compare", "Runs side by side: last and best scores, IQM with stratified-bootstrap intervals.")
     if not a.runs:
         raise ConfigError("stitchrl compare: name at least one run directory")
+    check_writable(a.json, "--json")
+    check_writable(a.html, "--html")
     result = comparison.compare(a.runs, level=a.level, seed=a.seed)
     print(result.text())
     if a.json is not None:
-        a.json.write_text(result.json())
+        write_atomically(a.json, result.json().encode())
     if a.html is not None:
-        a.html.write_text(comparison_page(result))
+        write_atomically(a.html, comparison_page(result).encode())
     return 0
 
 

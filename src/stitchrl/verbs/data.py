@@ -163,12 +163,16 @@ def validate(arguments: Sequence[str]) -> int:
 def report(arguments: Sequence[str]) -> int:
     """Prints the analysis of a log, and writes it as JSON and HTML."""
     a = parse(Report, arguments, "stitchrl data report", "Returns, coverage, quality and advice, as text, JSON and HTML.")
+    from stitchrl.core.files import check_writable, write_atomically
+
+    check_writable(a.json, "--json")
+    check_writable(a.html, "--html")
     described, found = analysis(_load(a.source), a.seed)
     from stitchrl.report.dataset_page import dataset_page, dataset_text
 
     _write_json(a.json, {"report": described, "findings": found})
     if a.html is not None:
-        a.html.write_text(dataset_page(described, found))
+        write_atomically(a.html, dataset_page(described, found).encode())
     print(dataset_text(described, found))
     for file in (a.json, a.html):
         if file is not None:

@@ -72,13 +72,15 @@ def select(arguments: Sequence[str]) -> int:
 def run_selection(a: Select, estimate: Estimates) -> Selection:
     """Returns the selection that the flags ask for and writes its files; `estimate` gives all estimates of one policy."""
     from stitchrl.candidates import Asked, select_runs
-    from stitchrl.core.files import write_json
+    from stitchrl.core.files import check_writable, write_atomically, write_json
     from stitchrl.recipes import datasets
     from stitchrl.report.selection_page import selection_page
     from stitchrl.verbs.data import table_options
 
     if not a.runs:
         raise ConfigError(f"{PROG}: name at least one run directory")
+    check_writable(a.json, "--json")
+    check_writable(a.html, "--html")
     asked = Asked(a.selector, a.top, a.discount, a.clock, a.sampled, a.quick, a.against_recorded, a.level, a.seed)
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
     made = select_runs(a.runs, dataset, asked, source=a.data, estimate=_told(estimate))
@@ -86,7 +88,7 @@ def run_selection(a: Select, estimate: Estimates) -> Selection:
     if a.json is not None:
         write_json(a.json, described)
     if a.html is not None:
-        a.html.write_text(selection_page(described), encoding="utf-8")
+        write_atomically(a.html, selection_page(described).encode())
     return made
 
 

@@ -49,7 +49,7 @@ def test_a_suite_is_run_once_and_its_table_comes_from_raw_lines_alone(tmp_path: 
     rows = read_raw(out / "raw.jsonl")
     assert sorted((row["method"], row["seed"]) for row in rows) == [("bc", 0), ("bc", 1), ("q_learning", 0), ("q_learning", 1)]
     for row in rows:
-        assert len(row["dataset_hash"]) == len(row["config_hash"]) == 64 and row["suite"] == "smoke" and row["steps"] == 20
+        assert len(row["dataset_hash"]) == len(row["config_hash"]) == 64 and row["suite"] == "smoke-20-steps" and row["steps"] == 20
         assert [step for step, _ in row["curve"]] == [10, 20] and row["last"]["step"] == 20
         assert len(row["last"]["scores"]) == 20
         means = dict(row["curve"])

@@ -230,6 +230,29 @@ def test_a_cache_that_cannot_be_written_keeps_the_data_in_memory(tmp_path: Path,
         assert len(load("gridworld/random")) == available()["gridworld/random"].steps
 
 
+def test_what_a_killed_process_left_of_an_entry_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
+    left, others = (".random-1.tmp-abc", ".random-1.old-abc"), (".random-10.tmp-abc", ".mixed-1.tmp-abc")
+    for name in (*left, *others):
+        (tmp_path / "gridworld" / name).mkdir(parents=True)
+        (tmp_path / "gridworld" / name / "rewards.npy").write_text("cut sho")
+    load("gridworld/random")
+    assert {entry.name for entry in (tmp_path / "gridworld").iterdir()} == {"random-1", *others}, "others may be at work on theirs"
+
+
+def test_an_error_while_a_log_is_made_is_not_the_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
+    made: list[str] = []
+
+    def make() -> Dataset:
+        made.append("once")
+        raise FileNotFoundError("libmujoco.so")
+
+    with pytest.raises(FileNotFoundError, match="libmujoco"):
+        dataset_cache.load_built_in(replace(available()["gridworld/random"], make=make))
+    assert made == ["once"]
+
+
 def _load_slowly(root: str, answers: "multiprocessing.Queue[tuple[int, str]]") -> None:
     import os
     import time

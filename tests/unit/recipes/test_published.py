@@ -12,7 +12,7 @@ from stitchrl.core.settings import read_settings
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.recipes.datasets import available
 from stitchrl.recipes.published import recipe, recipes
-from stitchrl.recipes.published_scores import _BEST, _LAST, _LATER, published
+from stitchrl.recipes.published_scores import _BEST, _GOALS, _LAST, _LATER, GOAL_SOURCE, SOURCE, published, source_of
 
 
 @pytest.mark.parametrize("name", sorted(recipes()))
@@ -29,10 +29,23 @@ def test_an_algorithm_takes_its_recipe(name: str) -> None:
 
 def test_a_recipe_of_a_log_is_of_a_log_that_there_is() -> None:
     families = {name.partition("/")[0] for name in available()}
-    named = {name.partition(":")[2] for name in recipes()} | {line.split()[0] for line in (_LAST + _BEST + _LATER).splitlines() if line}
+    named = {name.partition(":")[2] for name in recipes()} | {
+        line.split()[0] for line in (_LAST + _BEST + _LATER + _GOALS).splitlines() if line
+    }
     told = {log for log in named if "/" in log and log.partition("/")[0] in families}
     assert told and told <= set(available())
     assert "antmaze-umaze-v2" == (published("antmaze/umaze-play") or ("", {}))[0]
+
+
+def test_published_scores_of_reaching_goals_are_ogbenchs() -> None:
+    """Its table 2; the size that our logs leave out is medium."""
+    name, scores = published("pointmaze/navigate") or ("", {})
+    assert name == "pointmaze-medium-navigate-v0" and scores["hiql"] == (79, 5) and scores["qrl"] == (82, 5)
+    assert (published("antmaze/large-stitch") or ("",))[0] == "antmaze-large-stitch-v0" and published(
+        "pointmaze/navigate", best=True
+    ) is None
+    assert source_of(["pointmaze/navigate", "gridworld/mixed"]) == GOAL_SOURCE and source_of(["hopper/medium"]) == SOURCE
+    assert source_of(["hopper/medium", "pointmaze/navigate"]) == f"{SOURCE}. {GOAL_SOURCE}" and source_of(["gridworld/mixed"]) == ""
 
 
 def test_a_dataset_is_matched_by_its_whole_name() -> None:
