@@ -20,6 +20,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.core.machine import cores
+from stitchrl.environments.clock import longest_episode, name_of
 
 Environment = str | Callable[[], Any]  # an id for environments.make, or a function that opens a gymnasium environment
 Start = tuple[int, int]  # of an episode: its seed and its number
@@ -219,6 +220,7 @@ class Slots:
         space = first.environments[0].observation_space
         if getattr(space, "shape", None) is None or space.dtype is None:
             raise ConfigError(f"{environment}: observations are a {type(space).__name__} space; expected Box or Discrete; flatten it first")
+        self.name, self.longest_episode = name_of(first.environments[0]), longest_episode(first.environments[0])
         self.count, self.observation_shape = count, tuple(space.shape)
         dtype = np.dtype(space.dtype)
         self.observation_dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype  # as environments.spec_of describes them

@@ -70,7 +70,7 @@ class Report:
 @dataclass(frozen=True)
 class Collect:
     environment: Annotated[str, tyro.conf.Positional]
-    """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0"""
+    """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0; MODULE:ID imports your own MODULE first"""
     to: Path
     """where to write the dataset (see data convert)"""
     overwrite: bool = False

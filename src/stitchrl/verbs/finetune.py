@@ -32,7 +32,7 @@ class Finetune(Generic[Settings]):
     evaluation: Evaluation
     online: tyro.conf.OmitArgPrefixes[OnlinePhase] = field(default_factory=OnlinePhase)
     env: str = "auto"
-    """environment to go on in; auto: the one that the run was evaluated in"""
+    """environment to go on in; auto: the one that the run was evaluated in; MODULE:ID imports your own MODULE first"""
     data: str | None = None
     """where the run's log is now, if it was moved"""
     schema: Path | None = None

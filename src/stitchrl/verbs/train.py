@@ -46,7 +46,7 @@ class Train(Generic[Settings]):
     evaluation: Evaluation = field(default_factory=Evaluation)
     logging: Logging = field(default_factory=Logging)
     env: str = "auto"
-    """environment to evaluate in; auto: the one the data name, if any; none: stay offline"""
+    """environment to evaluate in; auto: the one the data name, if any; none: stay offline; MODULE:ID imports your own MODULE first"""
     seeds: int = 1
     """how many seeds to train at once"""
     first_seed: int = 0

@@ -183,6 +183,18 @@ def test_an_action_of_probability_zero_is_never_drawn() -> None:
     assert set(draw_actions(rows, np.random.default_rng(0)).tolist()) == {1, 3}
 
 
+def test_an_episode_that_nothing_ends_is_told_of_unless_steps_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Counter):
+        def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+            return (*super().step(action)[:2], False, False, {})
+
+    monkeypatch.setattr("stitchrl.environments.clock._ENDLESS", 40)
+    gymnasium.register("test/Endless-v0", entry_point=Endless)
+    with pytest.raises(ConfigError, match=r"Endless-v0: an episode did not end within 40 steps.*max_episode_steps"):
+        collect("test/Endless-v0", ScriptedBehaviour(in_tenths, "tenths"), episodes=1)
+    assert collect("test/Endless-v0", ScriptedBehaviour(in_tenths, "tenths"), steps=60, parallel=1).lengths.tolist() == [60]
+
+
 def test_provenance_is_kept() -> None:
     log = collect(
         GRIDWORLD, RandomBehaviour(GRID), episodes=2, seed=9, options={"slip": 0.2}, name="mine", reference={"random": 0, "expert": 1}

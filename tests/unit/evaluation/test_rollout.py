@@ -239,6 +239,23 @@ def test_refusals() -> None:
         rollout(ignore, cartpole, environment_options={"a": 1})
 
 
+class Endless(Clock):
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return (*super().step(action)[:2], False, False, {})
+
+
+def test_an_episode_that_nothing_ends_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stitchrl.environments.clock._ENDLESS", 40)
+    gymnasium.register("Endless-v0", entry_point=Endless)
+    gymnasium.register("Clocked-v0", entry_point=Endless, max_episode_steps=50)
+    for environment in ("Endless-v0", lambda: gymnasium.make("Endless-v0")):
+        with pytest.raises(ConfigError, match=r"Endless-v0: an episode did not end within 40 steps.*register.*max_episode_steps"):
+            rollout(ignore, environment, episodes=3, processes=1)
+    assert rollout(ignore, "Clocked-v0", episodes=3, processes=1).lengths.tolist() == [[50, 50, 50]]
+    assert rollout(ignore, "Endless-v0", episodes=3, processes=1, max_steps=50).lengths.tolist() == [[50, 50, 50]]
+    assert set(rollout(ignore, Clock, episodes=5, processes=1).lengths.ravel()) == {1, 30}
+
+
 def test_record_is_the_line_of_the_contract() -> None:
     result = rollout(ignore, Clock, episodes=3, seeds=2, processes=1)
     line = result.record(step=10, seconds=1.5, environment="Clock-v0", reference=Reference(0.0, 10.0), exact_value=np.array([1.0, 2.0]))
