@@ -82,8 +82,8 @@ def _run(parent: Any, a: Any) -> int:
     from stitchrl.fine_tuning.online_phase import run_online
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
+    from stitchrl.training.progress import Progress
     from stitchrl.verbs.data import table_options
-    from stitchrl.verbs.progress import Progress
     from stitchrl.verbs.train import told_stop
 
     recorded, options = parent.environment
