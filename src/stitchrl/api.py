@@ -133,7 +133,7 @@ def finetune(
     records = _of(Logging, logging, "logging", Logging())
     with Progress(f"{parent.algorithm} in {where}", quiet=records.quiet) as progress:
         result = run_online(
-            parent, data if isinstance(data, Dataset) else load(source), path=path, source=source, environment=where,
+            parent, data if isinstance(data, Dataset) else load(source, **parent.reading(source)), path=path, source=source, environment=where,
             environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
             training=_of(Training, given, "training", parent.training), evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation),
             logging=records, resume=resume, overwrite=overwrite, allow_change=allow_change, show=progress, warn=progress.warning(),
