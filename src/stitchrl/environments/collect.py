@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, final
 
@@ -48,8 +50,7 @@ def collect(
     """
     _check_request(episodes, steps, parallel, seed)
     options = dict(options or {})
-    world = make(environment, **options)
-    try:
+    with closing(make(environment, **options)) as world:
         spec, mdp = spec_of(world), mdp_of(world)
         limit = world.spec.max_episode_steps if world.spec is not None else None
         if mdp is not None:
@@ -57,8 +58,6 @@ def collect(
         log = _sample(mdp, behaviour, episodes, steps, seed, limit)
         if log is None:
             log = _Walk(environment, options, world, spec, behaviour, seed, parallel).collect(episodes, steps)
-    finally:
-        world.close()
     if steps is not None:
         log = _cut(log, steps)
     metadata = {
@@ -110,13 +109,14 @@ class _Walk:
     ) -> None:
         self.spec, self.behaviour, self.seed = spec, behaviour, seed
         self.depth = frame_stack(first)
-        self.worlds = [first] + [make(environment, **options) for _ in range(parallel - 1)]
+        self.worlds, self.others = [first], [partial(make, environment, **options)] * (parallel - 1)
 
     def collect(self, episodes: int | None, steps: int | None) -> Dataset:
         """Returns the first `episodes`, or at least `steps` steps, in the order in which they were started."""
         found: list[dict[str, Array]] = []
         total, block = 0, 0
-        try:
+        with ExitStack() as stack:
+            self.worlds += [stack.enter_context(closing(opens())) for opens in self.others]
             while len(found) < (episodes or 0) or total < (steps or 0):
                 count = len(self.worlds) if episodes is None else min(len(self.worlds), episodes - len(found))
                 # one step more than can be of use: where such an episode is cut is left to who asked for steps
@@ -124,9 +124,6 @@ class _Walk:
                 found += new
                 total += sum(len(episode["rewards"]) for episode in new)
                 block += 1
-        finally:
-            for world in self.worlds[1:]:
-                world.close()
         return Dataset.from_episodes(found, self.spec) if self.depth is None else join_frames(found, self.spec, self.depth)
 
     def _block(self, block: int, count: int, longest: int | None) -> list[dict[str, Array]]:
