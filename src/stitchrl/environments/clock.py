@@ -7,7 +7,7 @@ from typing import Any
 
 from stitchrl.core.errors import ConfigError
 
-_ENDLESS = 120_000  # steps; an Atari game, whose clock is its own, ends after 108,000 frames
+_ENDLESS = 30_000  # steps; an Atari game, whose clock is its own, ends after 27,000
 
 
 def name_of(environment: Any) -> str:

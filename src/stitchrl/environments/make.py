@@ -233,8 +233,9 @@ def _unknown(id: str, error: Exception) -> ConfigError:
     known = sorted(gymnasium.registry)
     known.sort(key=lambda name: "/" not in name or name.startswith("stitchrl/"))  # of two alike, the plain one is meant
     lower = {name.lower().rpartition("/")[2]: name for name in known}
-    near = difflib.get_close_matches(id.lower().rpartition("/")[2], lower, n=1, cutoff=0.3)
-    hint = f"Did you mean {lower[near[0]]!r}?" if near else "See `python -m gymnasium.envs.registration` for all ids"
+    module, colon, name = id.rpartition(":")
+    near = difflib.get_close_matches(name.lower().rpartition("/")[2], lower, n=1, cutoff=0.3)
+    hint = f"Did you mean {module + colon + lower[near[0]]!r}?" if near else "See `python -m gymnasium.envs.registration` for all ids"
     return ConfigError(f"environment {id!r} is unknown to the {len(known)} environments installed. {hint}")
 
 

@@ -68,6 +68,8 @@ def test_a_module_in_the_working_directory_registers_its_own(tmp_path: Path, mon
     monkeypatch.setattr(sys, "path", list(sys.path))
     environment = make("own_task:Own-v0")
     assert environment.spec is not None and environment.spec.max_episode_steps == 7
+    with pytest.raises(ConfigError, match="Did you mean 'own_task:Own-v0'"):
+        make("own_task:Ownn-v0")
     with pytest.raises(ConfigError, match="needs the module 'absent_module', which is not installed. Run: pip install absent_module"):
         make("half_task:Own-v0")
 
