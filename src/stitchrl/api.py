@@ -70,9 +70,9 @@ def train(
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
     to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. `recipe` names published settings,
-    over which `settings`, `preprocessing`, `goals` and the batch size of `training` have their say. Progress and alarms go to stderr, unless
-    `logging={"quiet": True}`. `allow_change` names what may differ on
-    `resume`, as `("training.steps",)`. Raises ConfigError, DataError, CheckpointError, DivergenceError.
+    over which `settings`, `preprocessing`, `goals` and the batch size of `training` have their say. Progress and alarms go to stderr,
+    unless `logging={"quiet": True}`. `allow_change` names what may differ on `resume`, as `("training.steps",)`.
+    Raises ConfigError, DataError, CheckpointError, DivergenceError.
     """
     path, kind = _path(run, "run"), algorithms.find(algorithm)[0]
     told = published.Recipe(algorithm) if recipe is None else published.recipe_of(algorithm, recipe)
