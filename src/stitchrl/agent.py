@@ -23,7 +23,7 @@ from stitchrl.core import randomness
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, DataError
 from stitchrl.core.files import read_json, write_atomically, write_json
-from stitchrl.core.observation_checks import check_observations
+from stitchrl.core.observation_checks import check_observations, check_rows
 from stitchrl.core.policy import Memory
 from stitchrl.core.policy_calls import FreshMemory, LogProbabilities, NextStep, Probabilities
 from stitchrl.core.settings import read_settings, to_json
@@ -100,13 +100,10 @@ class Agent:
     def predict(self, observations: np.ndarray, *, seed: int | None = None, sampled: bool = False) -> np.ndarray:
         """Returns actions `[N, *A]` of one seed (the first unless told) for observations `[N, *O]`; raises DataError for other shapes.
 
-        A policy with a memory takes them as the first of N episodes; `act` goes on.
+        A policy with a memory takes them as the first of N episodes; `act` goes on. One that reaches goals reads `[observation, goal]`.
         """
-        shape = () if isinstance(self.spec.observation, Discrete) else self.spec.observation.shape
         observations = np.asarray(observations)
-        if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
-            expected = ", ".join(["N", *map(str, shape)])
-            raise DataError(f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data")
+        check_rows(observations, self.spec.observation)
         alone = copy.copy(self.of_seed(self.seeds[0] if seed is None else seed))
         alone.reset()  # of the copy: what `act` remembers stays
         actions: np.ndarray = alone.act(observations[None], sampled=sampled)[0]

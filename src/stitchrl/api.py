@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, final
 
@@ -14,7 +14,6 @@ import numpy as np
 from stitchrl import agent, algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
-from stitchrl.core.files import read_json
 from stitchrl.core.goals import GoalDrawing, drawing_of
 from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
@@ -22,18 +21,17 @@ from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.recorded_task import task_of
 from stitchrl.evaluation.rollout import Rollout
-from stitchrl.experiment import Preprocessing, Result, run_experiment, split_held_out
+from stitchrl.experiment import Preprocessing, Result, run_experiment
 from stitchrl.experiment import plan as plan_run
-from stitchrl.recipes import datasets
+from stitchrl.recipes import datasets, published
 from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Training
+from stitchrl.training.progress import Progress
 
 if TYPE_CHECKING:
     from stitchrl.evaluation.asked_returns import AskedReturns
-    from stitchrl.evaluation.evidence import Target
     from stitchrl.evaluation.seen_plans import SeenPlans
     from stitchrl.evaluation.selection import Selection
-    from stitchrl.evaluation.trust_checks import Provenance
     from stitchrl.evaluation.trust_report import Trust
     from stitchrl.fine_tuning.continuation import OnlinePhase
 
@@ -61,7 +59,8 @@ def train(
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     evaluation: Evaluation | Mapping[str, Any] | None = None,
     goals: GoalDrawing | Mapping[str, Any] | None = None,
-    logging: Logging | None = None,
+    recipe: str | None = None,
+    logging: Logging | Mapping[str, Any] | None = None,
     environment: str | None = None,
     resume: bool = False,
     overwrite: bool = False,
@@ -70,22 +69,29 @@ def train(
     """Returns the result of one run, written to the directory `run`.
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
-    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. `allow_change` names what may differ
-    on `resume`, as `("training.steps",)`. Raises ConfigError, DataError, CheckpointError, DivergenceError.
+    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. `recipe` names published settings,
+    over which `settings`, `preprocessing`, `goals` and the batch size of `training` have their say. Progress and alarms go to stderr,
+    unless `logging={"quiet": True}`. `allow_change` names what may differ on `resume`, as `("training.steps",)`.
+    Raises ConfigError, DataError, CheckpointError, DivergenceError.
     """
-    path = _path(run, "run")
+    path, kind = _path(run, "run"), algorithms.find(algorithm)[0]
+    told = published.Recipe(algorithm) if recipe is None else published.recipe_of(algorithm, recipe)
+    own = {**told.settings, **(settings or {})} if settings is None or isinstance(settings, Mapping) else settings
     made = plan_run(
-        algorithm, settings=settings, seeds=seeds, training=_of(Training, training, "training"),
-        preprocessing=_of(Preprocessing, preprocessing, "preprocessing"), evaluation=_of(Evaluation, evaluation, "evaluation"),
-        goals=_of(GoalDrawing, goals, "goals", drawing_of(algorithms.find(algorithm)[0].batch)),
+        algorithm, settings=own, seeds=seeds,
+        training=_of(Training, training, "training", Training(batch_size=told.batch_size)),
+        preprocessing=_of(Preprocessing, preprocessing, "preprocessing", told.preprocessing),
+        evaluation=_of(Evaluation, evaluation, "evaluation"), goals=_of(GoalDrawing, goals, "goals", told.goals or drawing_of(kind.batch)),
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)
     options = dataset.metadata.get("environment_options") if environment == dataset.metadata.get("environment") else None
-    result = run_experiment(
-        made, dataset, path=path, source=source, environment=environment, environment_options=options, logging=logging,
-        resume=resume, overwrite=overwrite, allow_change=allow_change,
-    )  # fmt: skip
+    records = _of(Logging, logging, "logging", Logging())
+    with Progress(f"{algorithm} on {dataset.metadata.get('name', source)}", quiet=records.quiet) as progress:
+        result = run_experiment(
+            made, dataset, path=path, source=source, environment=environment, environment_options=options, logging=records,
+            resume=resume, overwrite=overwrite, allow_change=allow_change, show=progress, warn=progress.warning(),
+        )  # fmt: skip
     write_run_report(path)
     return result
 
@@ -101,7 +107,7 @@ def finetune(
     training: Mapping[str, Any] | None = None,
     evaluation: Mapping[str, Any] | None = None,
     data: str | Path | Dataset | None = None,
-    logging: Logging | None = None,
+    logging: Logging | Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow_change: Sequence[str] = (),
@@ -109,7 +115,7 @@ def finetune(
     """Returns the result of a run that goes on in an environment, written to the directory `into` (the run's own with `-finetune` at its end).
 
     All that is not given is as the run had it: `environment`, `settings` of its algorithm, `training`, `evaluation` and where its log is, `data`.
-    `steps` are each seed's in the environment; `allow_change` is as in `train`.
+    `steps` are each seed's in the environment; `logging` and `allow_change` are as in `train`.
     Raises ConfigError, DataError, CheckpointError, DivergenceError (docs/finetune.md).
     """
     from stitchrl.fine_tuning.continuation import OnlinePhase
@@ -124,12 +130,14 @@ def finetune(
     given = dict(training or {}) | ({} if steps is None else {"steps": steps})
     source = parent.source if data is None or isinstance(data, Dataset) else str(data)
     path = _path(into, "into") if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
-    result = run_online(
-        parent, data if isinstance(data, Dataset) else load(source), path=path, source=source, environment=where,
-        environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
-        training=_of(Training, given, "training", parent.training), evaluation=_of(Evaluation, evaluation or {}, "evaluation", parent.evaluation),
-        logging=logging, resume=resume, overwrite=overwrite, allow_change=allow_change,
-    )  # fmt: skip
+    records = _of(Logging, logging, "logging", Logging())
+    with Progress(f"{parent.algorithm} in {where}", quiet=records.quiet) as progress:
+        result = run_online(
+            parent, data if isinstance(data, Dataset) else load(source, **parent.reading(source)), path=path, source=source, environment=where,
+            environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
+            training=_of(Training, given, "training", parent.training), evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation),
+            logging=records, resume=resume, overwrite=overwrite, allow_change=allow_change, show=progress, warn=progress.warning(),
+        )  # fmt: skip
     write_run_report(path)
     return result
 
@@ -225,15 +233,14 @@ def trust(
     from stitchrl.evaluation.before_after import with_before  # these load scipy and more, which training does not need
     from stitchrl.evaluation.trust_report import Question
     from stitchrl.evaluation.trust_report import trust as judge
+    from stitchrl.trust_sides import discount_of, side_of
 
     both = [policy] if before is None else [policy, before]
     agents = [one if isinstance(one, Agent) else load_policy(one) for one in both]
     dataset = data if isinstance(data, Dataset) else load(data)
     own = getattr(agents[0].config, "discount", None)
-    used = (
-        discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or _discount_of(dataset))
-    )
-    sides = [_side(one, acting, dataset, seed, sampled) for one, acting in zip(both, agents, strict=True)]
+    used = discount if discount is not None else own if own is not None else float(dataset.metadata.get("discount") or discount_of(dataset))
+    sides = [side_of(one, acting, dataset, seed, sampled) for one, acting in zip(both, agents, strict=True)]
     # what a run holds out of a log is part of what it would hold out were it to hold out more: the smallest part is held out of all
     judged_on = min((side.judged_on for side in sides), key=lambda held_out: held_out.episodes)
     found: list[Trust] = []
@@ -245,59 +252,6 @@ def trust(
         )  # fmt: skip
         found.append(judge(judged_on, side.target, question, other=found[0] if found else None))
     return found[0] if before is None else with_before(*found)
-
-
-@final
-@dataclass(frozen=True)
-class _Side:
-    """A policy to judge, the episodes that it learned from (where they are known to be others), and those that may judge it."""
-
-    target: Target
-    run: Path | None
-    trained_on: Dataset | None
-    judged_on: Dataset
-    provenance: Provenance
-    sanity: Mapping[str, Any]
-
-
-def _side(policy: str | Path | Agent, acting: Agent, dataset: Dataset, seed: int | None, sampled: bool) -> _Side:
-    from stitchrl.evaluation.crossfit import check_target
-    from stitchrl.evaluation.evidence import AgentTarget
-    from stitchrl.evaluation.seen_by_policy import seen_by
-    from stitchrl.evaluation.value_sanity import value_sanity
-
-    run = None if isinstance(policy, Agent) or not (Path(policy) / "policy").is_dir() else Path(policy)
-    target, seen = AgentTarget(acting, seed, sampled=sampled), seen_by(acting, dataset)
-    check_target(seen, target)
-    config = read_json(run / "config.json") if run is not None else {}
-    learned, rest, provenance = _origin(config, run, dataset)  # by its fingerprint: the log as it was read
-    judged_on = seen if rest is dataset else seen_by(acting, rest)
-    sanity = {} if run is None else {"sanity": value_sanity(run, seen)}
-    return _Side(target, run, None if learned is None else seen_by(acting, learned), judged_on, provenance, sanity)
-
-
-def _discount_of(dataset: Dataset) -> float:
-    """1 for a log whose episodes end by themselves, else what the field uses for tasks that do not."""
-    return 1.0 if bool(np.asarray(dataset.terminals)[dataset.offsets[1:] - 1].all()) else 0.99
-
-
-def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tuple[Dataset | None, Dataset, Provenance]:
-    """The episodes a run learned from where they are known to be others, those to judge on, and where the policy comes from."""
-    from stitchrl.evaluation.trust_checks import Provenance
-    from stitchrl.report.records_reader import read_run
-    from stitchrl.report.summary import online_episodes
-
-    if run is None or "data" not in config:
-        return None, dataset, Provenance("unknown", None)
-    online = online_episodes(read_run(run))  # an online phase's: also those of the run before it; the steps it learned from are told too
-    own = int(config["training"]["steps"]) if "online" in config else 0
-    if config["data"]["fingerprint"] != dataset.fingerprint():
-        return None, dataset, Provenance("others", online, own)
-    held_out = float(config.get("preprocessing", {}).get("held_out", 0.0))
-    if not held_out:
-        return None, dataset, Provenance("these", online, own)
-    learned, rest = split_held_out(dataset, held_out)
-    return learned, rest, Provenance("others", online, own)
 
 
 def select(
@@ -338,12 +292,13 @@ class Estimator:
         plan_run(algorithm, settings=settings)  # a wrong setting is told now, not at fit
 
     def fit(
-        self, dataset: str | Path | Dataset, *, steps: int = 10_000, seeds: int | Sequence[int] = 1, batch_size: int = 256, **training: Any
-    ) -> Estimator:
-        """Returns itself, trained on a log; keeps no files. `training` are further settings of the engine."""
+        self, dataset: str | Path | Dataset, *, steps: int = 10_000, seeds: int | Sequence[int] = 1, batch_size: int = 256,
+        preprocessing: Preprocessing | Mapping[str, Any] | None = None, goals: GoalDrawing | Mapping[str, Any] | None = None, **training: Any,
+    ) -> Estimator:  # fmt: skip
+        """Returns itself, trained on a log; keeps no files. `preprocessing` and `goals` as in `train`; `training`: further settings of the engine."""
         with tempfile.TemporaryDirectory() as directory:
             result = train(
-                self.algorithm, dataset, run=Path(directory) / "run", seeds=seeds, settings=self.settings,
+                self.algorithm, dataset, run=Path(directory) / "run", seeds=seeds, settings=self.settings, preprocessing=preprocessing, goals=goals,
                 training={"steps": steps, "batch_size": batch_size, "save_every": steps, **training}, logging=Logging(tensorboard=False, quiet=True),
             )  # fmt: skip
         self.agent = result.agent
@@ -377,8 +332,10 @@ def _path(value: Any, name: str) -> Path:
 
 
 def _of(kind: Any, values: Any, name: str, unless: Any = None) -> Any:
-    """The settings of a kind; of a mapping: with those of `unless` in place of what is not given."""
-    if values is None or isinstance(values, kind):
+    """The settings of a kind, with those of `unless` in place of what is not given."""
+    if values is None:
+        return unless
+    if isinstance(values, kind):
         return values
     from stitchrl.core.settings import read_settings
 

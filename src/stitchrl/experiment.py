@@ -375,7 +375,7 @@ def describe(
             "episodes": dataset.episodes,
             "steps": len(dataset),
             "transforms": [t.description for t in transforms],
-            "reference": metadata.get("reference"),
+            **{name: metadata.get(name) for name in ("reference", "table_schema")},
         },
         "spec": spec.to_json(),
         "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},

@@ -101,6 +101,71 @@ def test_train_writes_a_run_and_says_what_it_learned(log: Dataset, tmp_path: Pat
     assert stitchrl.train("bc", log, run=tmp_path / "run", seeds=[5, 3], **more, allow_change=["training.steps"]).step == 6
 
 
+@pytest.fixture
+def walk() -> Dataset:
+    """8 episodes of 5 steps that the clock ends, with real-valued actions."""
+    random = np.random.default_rng(0)
+    columns = {
+        "observations": random.normal(size=(40, 2)).astype(np.float32),
+        "actions": random.uniform(-1, 1, size=(40, 1)).astype(np.float32),
+        "rewards": random.normal(size=40).astype(np.float32),
+        "terminals": np.zeros(40, bool),
+        "timeouts": np.arange(40) % 5 == 4,
+    }
+    final = random.normal(size=(8, 2)).astype(np.float32)
+    return Dataset(Spec(Box((2,)), Box((1,), (-1.0,), (1.0,))), columns, np.arange(0, 41, 5), final, {"name": "walk"})
+
+
+def test_what_is_given_has_its_say_over_a_recipe(walk: Dataset, tmp_path: Path) -> None:
+    def config(algorithm: str, recipe: str, **options: Any) -> Any:
+        path = tmp_path / algorithm
+        stitchrl.train(algorithm, walk, run=path, recipe=recipe, logging=QUIET, overwrite=True, **options)
+        return json.loads((path / "config.json").read_text())
+
+    told = config("rebrac", "rebrac:hopper/medium", settings={"hidden": (4,), "discount": 0.9}, training={"steps": 1})
+    assert (told["settings"]["actor_penalty"], told["settings"]["critic_penalty"]) == (0.01, 0.001)
+    assert (told["settings"]["hidden"], told["settings"]["discount"], told["training"]["batch_size"]) == ([4], 0.9, 1024)
+    assert (
+        config("rebrac", "rebrac:hopper/medium", settings={"hidden": (4,)}, training={"steps": 1, "batch_size": 8})["training"][
+            "batch_size"
+        ]
+        == 8
+    )
+    small: dict[str, Any] = {"settings": {"hidden": (4,)}, "training": {"steps": 1}}
+    told = config("td3_bc", "td3_bc_locomotion", **small, preprocessing={"observation_epsilon": 0.5})["preprocessing"]
+    assert told["standardize_observations"] and told["observation_epsilon"] == 0.5
+    told = config("hiql", "hiql:pointmaze/stitch", **small, goals={"discount": 0.5})["goals"]
+    assert told["hindsight"] and (told["actor_random"], told["discount"]) == (0.5, 0.5)
+    with pytest.raises(ConfigError, match="recipe 'iql_locomotion' is for iql, not bc; train iql with it"):
+        config("bc", "iql_locomotion")
+    with pytest.raises(ConfigError, match="unknown recipe 'iql_locomotin'. Did you mean 'iql_locomotion'"):
+        config("iql", "iql_locomotin")
+
+
+def test_progress_and_alarms_are_told_unless_quiet(walk: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    columns = dict(walk.columns) | {"actions": np.arange(40) % 3}
+    walk = Dataset(Spec(Box((2,)), Discrete(3)), columns, walk.offsets, walk.final_observations, {"name": "walk"})
+    wrong = {"hidden": (16,), "learning_rate": 0.3, "target_rate": 1.0}
+    small: dict[str, Any] = {"settings": wrong, "training": {"steps": 40, "batch_size": 8, "log_every": 10}}
+    stitchrl.train("q_learning", walk, run=tmp_path / "told", logging={"tensorboard": False}, **small)
+    told = capsys.readouterr()
+    lines = [line for line in told.err.splitlines() if line.startswith("q_learning on walk: step ")]
+    assert len(lines) == 4 and "40/40" in lines[-1] and told.out == ""
+    assert any(line.startswith("q_learning on walk: overestimation from step ") for line in told.err.splitlines())
+    stitchrl.train("q_learning", walk, run=tmp_path / "quiet", logging={"tensorboard": False, "quiet": True}, **small)
+    stitchrl.BC(hidden=(4,)).fit(walk, steps=2, batch_size=8)
+    assert capsys.readouterr() == ("", "")
+    with pytest.raises(ConfigError, match="logging: unknown setting 'silent'"):
+        stitchrl.train("q_learning", walk, run=tmp_path / "none", logging={"silent": True}, **small)
+
+
+def test_an_estimator_may_change_the_log_and_aim_at_goals(walk: Dataset) -> None:
+    estimator = stitchrl.BC(hidden=(4,)).fit(walk, steps=2, batch_size=8, preprocessing={"standardize_observations": True})
+    assert estimator.agent is not None and "observations" in {transform.column for transform in estimator.agent.transforms}
+    estimator = stitchrl.BC(hidden=(4,)).fit(walk, steps=2, batch_size=8, goals={"hindsight": True})
+    assert estimator.predict(np.zeros((3, 4))).shape == (3, 1)  # an observation and its goal
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -13,7 +13,7 @@ import stitchrl
 from stitchrl.agent import load
 from stitchrl.core.algorithm import build
 from stitchrl.core.batch import Transitions
-from stitchrl.core.errors import ConfigError
+from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.files import read_json
 from stitchrl.core.goals import GoalDrawing, HindsightTransitions, with_goal
 from stitchrl.core.records import Logging
@@ -62,6 +62,20 @@ def test_what_is_not_given_of_goals_is_as_the_algorithm_draws_them(tmp_path: Pat
     for changed in ({"value_spacing": "uniform"}, {"discount": 0.5}):
         with pytest.raises(ConfigError, match=f"{next(iter(changed))} is .* has no effect"):
             stitchrl.train("qrl", log(), run=tmp_path / "other", goals=changed)
+
+
+def test_observations_without_goals_are_told_what_they_lack(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"settings": SMALL, "training": {"steps": 2, "batch_size": 8}, "logging": QUIET}
+    stitchrl.train("hiql", log(), run=tmp_path / "run", **small)
+    agent, seen, wanted = stitchrl.load_policy(tmp_path / "run"), log().observations[:3], log().observations[20:23]
+    assert agent.predict(np.concatenate([seen, wanted], 1)).shape == (3, 2)
+    words = r"expected \[{}N, 4\].*reads \[observation, goal\]: np.concatenate"
+    with pytest.raises(DataError, match=words.format("")):
+        agent.predict(seen)
+    with pytest.raises(DataError, match=words.format("S, ")):
+        agent.act(seen[None])
+    with pytest.raises(DataError, match=r"expected \[N, 4\] as in the data$"):
+        agent.predict(seen[:, :1])
 
 
 @pytest.mark.parametrize("name", ["iql", "td3_bc", "hiql"])

@@ -22,7 +22,7 @@ from stitchrl.report.card import card
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.run import run_page
 from stitchrl.training.learner import Training
-from stitchrl.verbs.progress import Progress
+from stitchrl.training.progress import Progress
 
 QUIET = Logging(tensorboard=False, quiet=True)
 SEPSIS = Training(steps=450, batch_size=128, log_every=50, save_every=450, device="cpu", compile="off")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, final
 
@@ -15,12 +17,12 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import cut_observations, join_frames
 from stitchrl.environments.atari import frame_stack
 from stitchrl.environments.behaviours import Behaviour
+from stitchrl.environments.clock import endless, longest_episode, name_of
 from stitchrl.environments.make import make, mdp_of, spec_of
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _ROBOTICS = ("PointMaze", "PointFork", "AntMaze", "Adroit", "Fetch")  # how environments of gymnasium-robotics begin
-_ENDLESS = 1_000_000  # steps after which an episode without a clock is given up
 
 
 def collect(
@@ -48,8 +50,7 @@ def collect(
     """
     _check_request(episodes, steps, parallel, seed)
     options = dict(options or {})
-    world = make(environment, **options)
-    try:
+    with closing(make(environment, **options)) as world:
         spec, mdp = spec_of(world), mdp_of(world)
         limit = world.spec.max_episode_steps if world.spec is not None else None
         if mdp is not None:
@@ -57,8 +58,6 @@ def collect(
         log = _sample(mdp, behaviour, episodes, steps, seed, limit)
         if log is None:
             log = _Walk(environment, options, world, spec, behaviour, seed, parallel).collect(episodes, steps)
-    finally:
-        world.close()
     if steps is not None:
         log = _cut(log, steps)
     metadata = {
@@ -110,27 +109,26 @@ class _Walk:
     ) -> None:
         self.spec, self.behaviour, self.seed = spec, behaviour, seed
         self.depth = frame_stack(first)
-        self.worlds = [first] + [make(environment, **options) for _ in range(parallel - 1)]
+        self.worlds, self.others = [first], [partial(make, environment, **options)] * (parallel - 1)
 
     def collect(self, episodes: int | None, steps: int | None) -> Dataset:
         """Returns the first `episodes`, or at least `steps` steps, in the order in which they were started."""
         found: list[dict[str, Array]] = []
         total, block = 0, 0
-        try:
+        with ExitStack() as stack:
+            self.worlds += [stack.enter_context(closing(opens())) for opens in self.others]
             while len(found) < (episodes or 0) or total < (steps or 0):
                 count = len(self.worlds) if episodes is None else min(len(self.worlds), episodes - len(found))
                 # one step more than can be of use: where such an episode is cut is left to who asked for steps
-                new = self._block(block, count, _ENDLESS + 1 if steps is None else steps - total + 1)
+                new = self._block(block, count, None if steps is None else steps - total + 1)
                 found += new
                 total += sum(len(episode["rewards"]) for episode in new)
                 block += 1
-        finally:
-            for world in self.worlds[1:]:
-                world.close()
         return Dataset.from_episodes(found, self.spec) if self.depth is None else join_frames(found, self.spec, self.depth)
 
-    def _block(self, block: int, count: int, longest: int) -> list[dict[str, Array]]:
+    def _block(self, block: int, count: int, longest: int | None) -> list[dict[str, Array]]:
         """Returns `count` episodes, each to its end or its first `longest` steps."""
+        endless_from = longest_episode(self.worlds[0])
         generator = np.random.default_rng(np.random.SeedSequence([self.seed, 1, block]))
         first = block * len(self.worlds)
         seeds = [int(np.random.SeedSequence([self.seed, 0, first + i]).generate_state(1)[0]) for i in range(count)]
@@ -139,7 +137,11 @@ class _Walk:
         logs = [_Episode(row.copy(), self.depth is not None) for row in seen]  # `seen` is written over, step by step
         self.behaviour.reset(np.ones(count, np.bool_))
         running = np.ones(count, np.bool_)
-        for step in range(1, _ENDLESS + 1):
+        step = 0
+        while running.any():
+            if longest is None and step >= endless_from:
+                raise endless(name_of(self.worlds[0]))
+            step += 1
             actions, logs_p = self.behaviour.act(seen, generator)
             actions = _rows(actions, self.spec.action)
             if len(actions) != count:
@@ -150,10 +152,8 @@ class _Walk:
                 row = _rows([result[0]], self.spec.observation)[0]
                 logs[i].add(row, actions[i], result, None if logs_p is None else logs_p[i], None if ids is None else ids[i])
                 seen[i] = row
-                running[i] = not (result[2] or result[3]) and step < longest
-            if not running.any():
-                return [log.columns() for log in logs]
-        raise ConfigError(f"an episode did not end within {_ENDLESS:,} steps; pass max_episode_steps in the environment's options")
+                running[i] = not (result[2] or result[3]) and step != longest
+        return [log.columns() for log in logs]
 
 
 @final

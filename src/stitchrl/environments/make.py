@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
+import sys
 from contextlib import nullcontext
 from functools import partial
 from importlib import import_module
@@ -16,6 +18,7 @@ from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Space, Spec
 from stitchrl.environments import maze_files, mujoco_notice, robotics_notice
 from stitchrl.environments.atari import DEFAULTS, is_atari, open_atari
+from stitchrl.environments.clock import name_of
 
 if TYPE_CHECKING:
     import gymnasium
@@ -77,7 +80,8 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     """Returns the environment `id`; further options go to it (and `max_episode_steps` to its clock).
 
     Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, PointFork-v0,
-    Highway-v0, PongPositions-v0, BreakoutPositions-v0), Gymnasium's, and those of installed packages.
+    Highway-v0, PongPositions-v0, BreakoutPositions-v0), Gymnasium's, those of installed packages, and your own as `MODULE:ID`: MODULE,
+    installed or a file in the working directory, is imported and registers ID.
     Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last; so do OGBench's observations and goals,
     of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py). Raises ConfigError naming the
@@ -105,8 +109,7 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     except (gymnasium.error.UnregisteredEnv, gymnasium.error.Error) as error:
         raise _unknown(id, error) from None
     except ModuleNotFoundError as error:
-        module = error.name or id.partition(":")[0]
-        raise ConfigError(f"environment {id!r} needs the module {module!r}, which is not installed. {_install(id, error)}") from None
+        raise _missing_module(id, error) from None
     except ValueError as error:
         raise ConfigError(f"environment {id!r} could not be made with {options}: {_first_line(error)}") from error
     except TypeError as error:
@@ -142,7 +145,7 @@ def spec_of(environment: gymnasium.Env[Any, Any] | VectorEnv[Any, Any, Any]) -> 
     Real-valued spaces become float32 (uint8 stays), whatever the environment computes in. Raises ConfigError for other spaces
     than Box, Discrete from 0, and the Dict of observation and desired goal that `make` flattens.
     """
-    name = environment.spec.id if environment.spec is not None else type(environment).__name__
+    name = name_of(environment)
     observation = getattr(environment, "single_observation_space", environment.observation_space)
     action = getattr(environment, "single_action_space", environment.action_space)
     return Spec(space_of(observation, f"{name}: observations"), space_of(action, f"{name}: actions"))
@@ -212,6 +215,8 @@ def _register_tasks() -> None:
 def _import_package(id: str) -> None:
     import gymnasium
 
+    if ":" in id and (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last, so that no file there takes the place of an installed module
     if id in gymnasium.registry or ":" in id:
         return
     for prefix, module, install in _PACKAGES:
@@ -230,19 +235,31 @@ def _unknown(id: str, error: Exception) -> ConfigError:
     known = sorted(gymnasium.registry)
     known.sort(key=lambda name: "/" not in name or name.startswith("stitchrl/"))  # of two alike, the plain one is meant
     lower = {name.lower().rpartition("/")[2]: name for name in known}
-    near = difflib.get_close_matches(id.lower().rpartition("/")[2], lower, n=1, cutoff=0.3)
-    hint = f"Did you mean {lower[near[0]]!r}?" if near else "See `python -m gymnasium.envs.registration` for all ids"
+    module, colon, name = id.rpartition(":")
+    near = difflib.get_close_matches(name.lower().rpartition("/")[2], lower, n=1, cutoff=0.3)
+    hint = f"Did you mean {module + colon + lower[near[0]]!r}?" if near else "See `python -m gymnasium.envs.registration` for all ids"
     return ConfigError(f"environment {id!r} is unknown to the {len(known)} environments installed. {hint}")
 
 
-def _install(id: str, error: Exception) -> str:
+def _missing_module(id: str, error: ModuleNotFoundError) -> ConfigError:
+    own = id.partition(":")[0]
+    module = error.name or getattr(error.__cause__, "name", None) or own  # Gymnasium tells it of a module of one's own as the cause
+    if ":" in id and module == own.partition(".")[0]:
+        return ConfigError(
+            f"environment {id!r} needs the module {module!r}, which is neither installed nor in the working directory {os.getcwd()}; "
+            f"a module of your own that registers the environment is called there, {module}.py"
+        )
+    return ConfigError(f"environment {id!r} needs the module {module!r}, which is not installed. {_install(id, error, module)}")
+
+
+def _install(id: str, error: Exception, module: str | None = None) -> str:
     for prefix, _, install in _PACKAGES:
         if id.startswith(prefix):
             return f"Run: {install}"
     for word, install in _EXTRAS.items():
         if word in str(error):
             return f"Run: {install}"
-    return f"Run: pip install {error.name}" if isinstance(error, ModuleNotFoundError) and error.name else "Install it with pip"
+    return "Install it with pip" if module is None else f"Run: pip install {module}"
 
 
 def _wrong_option(id: str, options: dict[str, Any], error: TypeError) -> ConfigError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -68,11 +69,9 @@ class Judge:
         if environment is not None:
             from stitchrl.environments.make import make, mdp_of, spec_of
 
-            opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had or is of another shape
-            self.task = spec_of(opened)
+            with closing(make(environment, **self.options)) as opened:  # fails now, not after training, if it cannot be had
+                self.task, self.mdp = spec_of(opened), mdp_of(opened)
             check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals)
-            self.mdp = mdp_of(opened)
-            opened.close()
             self.reference = reference_for(environment, dataset.metadata)
 
     def judge(
@@ -157,6 +156,6 @@ def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> No
     """Raises ConfigError where policies of a spec cannot act in an environment, or it cannot be had."""
     from stitchrl.environments.make import make, spec_of
 
-    opened = make(environment, **options)
-    check_fits(policy, spec_of(opened), environment)
-    opened.close()
+    with closing(make(environment, **options)) as opened:
+        task = spec_of(opened)
+    check_fits(policy, task, environment)

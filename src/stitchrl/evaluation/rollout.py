@@ -10,6 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.environments.clock import endless
 from stitchrl.evaluation.references import Reference, normalized_score
 from stitchrl.evaluation.slots import Environment, Slots, Success
 
@@ -89,7 +90,8 @@ def rollout(
     seeds: S, or the S policies' own seed numbers. Episode k of policy p is reset by (seed, p, k) alone, so that results do not
         depend on `parallel`, `processes`, or on which policies are evaluated together, if `act` treats rows independently.
     parallel: N, environments for each policy; never more than `episodes`.
-    max_steps: a time limit where the environment has none. A time limit just ends the episode; nothing is bootstrapped.
+    max_steps: a time limit where the environment has none. A time limit just ends the episode; nothing is bootstrapped. Where neither
+        gives one, an episode that does not end is a ConfigError.
     should_stop: asked before every step; when true, what has finished comes back with complete=False.
     earned: told after every step what all S x N slots' actions earned, `[S, N]`, 0 in idle ones: for policies that read rewards.
     """
@@ -197,6 +199,8 @@ class _Run:
         ended = result.terminals | result.timeouts
         if self.max_steps is not None:
             ended = ended | (self.lengths[s, k] >= self.max_steps)
+        elif (~ended & (self.lengths[s, k] >= self.slots.longest_episode)).any():
+            raise endless(self.slots.name)
         if ended.any():
             self.terminals[s[ended], k[ended]] = result.terminals[ended]
             self.finished[s[ended], k[ended]] = True

@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal, Self, final
@@ -20,6 +21,7 @@ import numpy as np
 
 from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.core.machine import cores
+from stitchrl.environments.clock import longest_episode, name_of
 
 Environment = str | Callable[[], Any]  # an id for environments.make, or a function that opens a gymnasium environment
 Start = tuple[int, int]  # of an episode: its seed and its number
@@ -127,17 +129,20 @@ class _Processes:
         context: Any = multiprocessing.get_context("fork" if forks else "spawn")
         self.pipes: list[Connection] = []
         self.children: list[Any] = []
-        for p in range(processes):
-            ours, theirs = context.Pipe()
-            inherited = [*self.pipes, ours] if forks else []
-            size = len(range(p, count, processes))
-            child = context.Process(target=_serve, args=(theirs, inherited, opens, size, success), daemon=True)
-            child.start()
-            theirs.close()
-            self.pipes.append(ours)
-            self.children.append(child)
-        for p in range(processes):
-            self._receive(p)
+        with ExitStack() as until_open:
+            until_open.callback(self.close)
+            for p in range(processes):
+                ours, theirs = context.Pipe()
+                inherited = [*self.pipes, ours] if forks else []
+                size = len(range(p, count, processes))
+                child = context.Process(target=_serve, args=(theirs, inherited, opens, size, success), daemon=True)
+                child.start()
+                theirs.close()
+                self.pipes.append(ours)
+                self.children.append(child)
+            for p in range(processes):
+                self._receive(p)
+            until_open.pop_all()
 
     def _receive(self, p: int) -> Any:
         try:
@@ -215,21 +220,23 @@ class Slots:
         if success not in ("info", "positive_final_reward"):
             raise ConfigError(f"success {success!r}; expected 'info' or 'positive_final_reward'")
         opens = _opener(environment, dict(environment_options or {}))
-        first = _Block(opens, 1, success)
-        space = first.environments[0].observation_space
-        if getattr(space, "shape", None) is None or space.dtype is None:
-            raise ConfigError(f"{environment}: observations are a {type(space).__name__} space; expected Box or Discrete; flatten it first")
-        self.count, self.observation_shape = count, tuple(space.shape)
-        dtype = np.dtype(space.dtype)
-        self.observation_dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype  # as environments.spec_of describes them
-        self.processes = min(processes or _fitting_processes(first.seconds_per_step() * count), count)
-        self._place: _Block | _Processes
-        if self.processes > 1:
-            first.close()
-            self._place = _Processes(opens, count, success, self.processes)
-        else:
-            first.environments += [opens() for _ in range(count - 1)]
-            self._place = first
+        with ExitStack() as until_open:
+            first = until_open.enter_context(closing(_Block(opens, 1, success)))
+            space = first.environments[0].observation_space
+            if getattr(space, "shape", None) is None or space.dtype is None:
+                raise ConfigError(
+                    f"{environment}: observations are a {type(space).__name__} space; expected Box or Discrete; flatten it first"
+                )
+            self.name, self.longest_episode = name_of(first.environments[0]), longest_episode(first.environments[0])
+            self.count, self.observation_shape = count, tuple(space.shape)
+            dtype = np.dtype(space.dtype)
+            self.observation_dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype  # as environments.spec_of describes them
+            self.processes = min(processes or _fitting_processes(first.seconds_per_step() * count), count)
+            if self.processes == 1:
+                for _ in range(count - 1):
+                    first.environments.append(opens())
+                until_open.pop_all()
+        self._place: _Block | _Processes = first if self.processes == 1 else _Processes(opens, count, success, self.processes)
 
     def reset(self, indices: Sequence[int], seeds: Sequence[int], episodes: Sequence[int] | None = None) -> np.ndarray:
         """[n, *O] first observations of new episodes in the slots `indices`, one seed each; their numbers choose the task, if there are several."""

@@ -45,6 +45,11 @@ class Parent:
     def source(self) -> str:
         return str(self.config["data"]["source"])
 
+    def reading(self, source: str) -> dict[str, Any]:
+        """Returns the options of `datasets.load` by which the run's log is read where it is now: the schema of a table, of the same kind of file."""
+        schema = self.config["data"].get("table_schema")
+        return {"schema": schema} if schema and Path(source).suffix == Path(self.source).suffix else {}
+
     @property
     def environment(self) -> tuple[str | None, dict[str, Any]]:
         """The environment that the run was evaluated in, and its options."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.sources.tables import TableSchema
 from stitchrl.recipes import (
     antmaze_logs,
     atari_logs,
@@ -62,4 +64,7 @@ def load(name_or_path: str | Path, **options: Any) -> Dataset:
 
     dataset = read(path.expanduser(), **options)
     dataset.metadata.setdefault("name", path.name)  # what messages and reports call it
+    dataset.metadata.pop("table_schema", None)  # of a table that this file was converted from
+    if (schema := TableSchema.told_as(options.get("schema"))) is not None:
+        dataset.metadata["table_schema"] = asdict(schema)  # a run records it, to read its log again
     return dataset

@@ -280,6 +280,14 @@ def recipe(name: str) -> Recipe:
     return known[name]()
 
 
+def recipe_of(algorithm: str, name: str) -> Recipe:
+    """Returns a recipe of an algorithm; raises ConfigError naming the nearest, or the algorithm that it is for."""
+    found = recipe(name)
+    if found.algorithm != algorithm:
+        raise ConfigError(f"recipe '{name}' is for {found.algorithm}, not {algorithm}; train {found.algorithm} with it")
+    return found
+
+
 def recipes() -> dict[str, Callable[[], Recipe]]:
     """Returns all recipes by name; those tuned to a dataset as `method:dataset`, by its whole name."""
     from stitchrl.recipes import published_diffusion, published_goals, published_planning, published_sequences  # they need a Recipe first

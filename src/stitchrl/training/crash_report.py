@@ -4,27 +4,33 @@ from __future__ import annotations
 
 import sys
 import time
+import warnings
 from pathlib import Path
 
 from stitchrl.core.errors import DivergenceError
-from stitchrl.core.files import write_json
+from stitchrl.core.files import write_atomically, write_json
 from stitchrl.core.frame_batch import named
 from stitchrl.training import checkpoint
 from stitchrl.training.learner import Learner
 
 
 def crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
-    """Writes crash_report.json and the batch beside it."""
-    from safetensors.torch import save_file
+    """Writes crash_report.json and the batch beside it; where they cannot be written it warns, since the divergence is what is to be told."""
+    from safetensors.torch import save
 
     rows, index = learner.last_batch()
-    save_file({k: v.cpu().contiguous() for k, v in (named(rows) | {"index": index}).items()}, path / "crash_batch.safetensors")
+    batch = {k: v.cpu().contiguous() for k, v in (named(rows) | {"index": index}).items()}
     report = {
         "error": str(error),
         "step": learner.step,
         "seeds": list(learner.seeds),
         "batch": "crash_batch.safetensors",
         "time": time.time(),
+        "command": sys.argv,
     }
-    report["last_checkpoint"] = max(checkpoint.steps(path / "checkpoints"), default=None)
-    write_json(path / "crash_report.json", report | {"command": sys.argv})
+    try:
+        write_atomically(path / "crash_batch.safetensors", save(batch))
+        report["last_checkpoint"] = max(checkpoint.steps(path / "checkpoints"), default=None)
+        write_json(path / "crash_report.json", report)
+    except OSError as failed:
+        warnings.warn(f"{path}: the report of the divergence could not be written ({failed.strerror or failed})", stacklevel=2)

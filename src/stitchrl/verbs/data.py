@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
@@ -70,7 +71,7 @@ class Report:
 @dataclass(frozen=True)
 class Collect:
     environment: Annotated[str, tyro.conf.Positional]
-    """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0"""
+    """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0; MODULE:ID imports your own MODULE first"""
     to: Path
     """where to write the dataset (see data convert)"""
     overwrite: bool = False
@@ -187,10 +188,8 @@ def collect(arguments: Sequence[str]) -> int:
 
     a = parse(Collect, arguments, "stitchrl data collect", "An environment and a behaviour policy become a dataset.")
     _check_free(a.to, a.overwrite)
-    environment = make(a.environment)
-    spec = spec_of(environment)
-    behaviour = _behaviour(a, spec, environment)
-    environment.close()
+    with closing(make(a.environment)) as environment:
+        behaviour = _behaviour(a, spec_of(environment), environment)
     dataset = collect_log(a.environment, behaviour, episodes=a.episodes, steps=a.steps, seed=a.seed, name=a.to.stem)
     _write(dataset, a.to, "suffix", a.overwrite)
     print(f"{a.to}: {len(dataset):,} steps in {dataset.episodes:,} episodes, mean return {dataset.returns().mean():.4g}")

@@ -32,11 +32,11 @@ class Finetune(Generic[Settings]):
     evaluation: Evaluation
     online: tyro.conf.OmitArgPrefixes[OnlinePhase] = field(default_factory=OnlinePhase)
     env: str = "auto"
-    """environment to go on in; auto: the one that the run was evaluated in"""
+    """environment to go on in; auto: the one that the run was evaluated in; MODULE:ID imports your own MODULE first"""
     data: str | None = None
     """where the run's log is now, if it was moved"""
     schema: Path | None = None
-    """JSON or TOML file with the columns of a table (CSV, Parquet)"""
+    """JSON or TOML file with the columns of a table (CSV, Parquet), if not those that the run recorded"""
     table: TableSchema = field(default_factory=TableSchema)
     """the same as flags"""
     logging: Logging = field(default_factory=Logging)
@@ -82,8 +82,8 @@ def _run(parent: Any, a: Any) -> int:
     from stitchrl.fine_tuning.online_phase import run_online
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
+    from stitchrl.training.progress import Progress
     from stitchrl.verbs.data import table_options
-    from stitchrl.verbs.progress import Progress
     from stitchrl.verbs.train import told_stop
 
     recorded, options = parent.environment
@@ -91,7 +91,7 @@ def _run(parent: Any, a: Any) -> int:
     if environment is None:
         raise ConfigError(f"{PROG}: {parent.path} names no environment; give one with --env")
     source = a.data or parent.source
-    dataset = datasets.load(source, **table_options(a.schema, a.table))
+    dataset = datasets.load(source, **(table_options(a.schema, a.table) or parent.reading(source)))
     path = Path(a.run) if a.run else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
     with Progress(f"{parent.algorithm} in {environment}", quiet=a.logging.quiet) as progress:
         result = run_online(

@@ -32,8 +32,8 @@ def quickstart(arguments: Sequence[str]) -> int:
     from stitchrl.report import belief
     from stitchrl.report.dataset_page import dataset_page, dataset_text
     from stitchrl.report.run import write_run_report
+    from stitchrl.training.progress import Progress
     from stitchrl.verbs.data import analysis
-    from stitchrl.verbs.progress import Progress
 
     began = time.perf_counter()
     dataset = datasets.load(recipe.DATA)

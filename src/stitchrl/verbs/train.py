@@ -46,7 +46,7 @@ class Train(Generic[Settings]):
     evaluation: Evaluation = field(default_factory=Evaluation)
     logging: Logging = field(default_factory=Logging)
     env: str = "auto"
-    """environment to evaluate in; auto: the one the data name, if any; none: stay offline"""
+    """environment to evaluate in; auto: the one the data name, if any; none: stay offline; MODULE:ID imports your own MODULE first"""
     seeds: int = 1
     """how many seeds to train at once"""
     first_seed: int = 0
@@ -107,8 +107,8 @@ def _run(name: str, a: Any) -> int:
     from stitchrl.experiment import plan, run_experiment
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
+    from stitchrl.training.progress import Progress
     from stitchrl.verbs.data import table_options
-    from stitchrl.verbs.progress import Progress
 
     if a.seeds < 1:
         raise ConfigError(f"{PROG}: --seeds is {a.seeds}; expected the number of seeds to train, at least 1")
@@ -157,9 +157,7 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
         asked = next(iter(rest[told[-1] + 1 :]), "")
     if not asked or asked.startswith("--"):
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
-    found = published.recipe(asked)
-    if found.algorithm != name:
-        raise ConfigError(f"recipe '{asked}' is for {found.algorithm}, not {name}: stitchrl train {found.algorithm} --recipe {asked}")
+    found = published.recipe_of(name, asked)
     settings, goals = read_settings(config, found.settings, asked), found.goals or drawing_of(kind.batch)
     training = Training(batch_size=found.batch_size)
     return Train(data=tyro.MISSING, settings=settings, training=training, preprocessing=found.preprocessing, goals=goals)

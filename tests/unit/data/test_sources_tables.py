@@ -147,6 +147,21 @@ def test_a_schema_is_read_from_a_small_file(tmp_path: Path) -> None:
         TableSchema.from_mapping({"sort": "yes"})
 
 
+def test_a_schema_may_be_a_path_or_a_mapping(tmp_path: Path) -> None:
+    told = {"observations": ["age", "lab_*"], "actions": "dose", "reward": "outcome", "episode": "stay", "time": "hour", "terminal": "died"}
+    (tmp_path / "schema.json").write_text(json.dumps(told | {"group": "patient"}))
+    (tmp_path / "icu.csv").write_text(ROWS)
+    pl.read_csv(tmp_path / "icu.csv").write_parquet(tmp_path / "icu.parquet")
+    expected = csv.read(tmp_path / "icu.csv", schema=SCHEMA).fingerprint()
+    for name in ("icu.csv", "icu.parquet"):
+        for schema in (told | {"group": "patient"}, tmp_path / "schema.json", str(tmp_path / "schema.json")):
+            assert sources.read(tmp_path / name, schema=schema).fingerprint() == expected
+        with pytest.raises(DataError, match="absent.toml: cannot be read"):
+            sources.read(tmp_path / name, schema=tmp_path / "absent.toml")
+        with pytest.raises(ConfigError, match="schema is 3; expected"):
+            sources.read(tmp_path / name, schema=3)
+
+
 def test_nan_in_a_cell_is_a_number_for_the_examination_to_find(tmp_path: Path) -> None:
     file = tmp_path / "stays.csv"
     file.write_text(ROWS.replace("70,1.1,2.1", "70,nan,2.1"))

@@ -24,6 +24,7 @@ from stitchrl.environments.make import GRIDWORLD, ICU_SEPSIS, make, spec_of
 from stitchrl.environments.tasks.gridworld import gridworld
 from stitchrl.environments.tasks.icu_sepsis import icu_sepsis
 from stitchrl.environments.tasks.tabular import policy_value, uniform_policy
+from stitchrl.evaluation.judge import check_task
 
 Array = np.ndarray[Any, np.dtype[Any]]
 GRID = Spec(Discrete(54), Discrete(4))
@@ -181,6 +182,40 @@ def test_noise_on_continuous_actions_stays_in_bounds_and_has_the_scale_said() ->
 def test_an_action_of_probability_zero_is_never_drawn() -> None:
     rows = np.tile([0.0, 0.5, 0.0, 0.5, 0.0], (100_000, 1))
     assert set(draw_actions(rows, np.random.default_rng(0)).tolist()) == {1, 3}
+
+
+def test_an_episode_that_nothing_ends_is_told_of_unless_steps_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Endless(Counter):
+        def step(self, action: Array) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+            return (*super().step(action)[:2], False, False, {})
+
+    monkeypatch.setattr("stitchrl.environments.clock._ENDLESS", 40)
+    gymnasium.register("test/Endless-v0", entry_point=Endless)
+    with pytest.raises(ConfigError, match=r"Endless-v0: an episode did not end within 40 steps.*max_episode_steps"):
+        collect("test/Endless-v0", ScriptedBehaviour(in_tenths, "tenths"), episodes=1)
+    assert collect("test/Endless-v0", ScriptedBehaviour(in_tenths, "tenths"), steps=60, parallel=1).lengths.tolist() == [60]
+
+
+def test_environments_are_closed_where_not_all_can_be_opened_or_the_policy_does_not_fit() -> None:
+    opened: list[gymnasium.Env[Any, Any]] = []
+
+    class Counted(Counter):
+        def __init__(self) -> None:
+            super().__init__()
+            if len(opened) == 3:
+                raise ValueError("no more of them")
+            opened.append(self)
+
+        def close(self) -> None:
+            opened.remove(self)
+
+    gymnasium.register("test/Counted-v0", entry_point=Counted)
+    with pytest.raises(ConfigError, match="no more of them"):
+        collect("test/Counted-v0", ScriptedBehaviour(in_tenths, "tenths"), episodes=4, parallel=4)
+    assert opened == []
+    with pytest.raises(ConfigError, match="has observations"):
+        check_task(GRID, "test/Counted-v0", {})
+    assert opened == []
 
 
 def test_provenance_is_kept() -> None:

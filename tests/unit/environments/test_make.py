@@ -47,7 +47,7 @@ def test_options_reach_the_environment() -> None:
         ("PointMaze_Umaze-v3", {}, "Did you mean 'PointMaze_UMaze-v3'"),
         ("gridworld", {}, "Did you mean 'stitchrl/Gridworld-v0'"),
         ("zzzzqqqq", {}, "is unknown"),
-        ("nowhere:Thing-v0", {}, "'nowhere', which is not installed"),
+        ("nowhere:Thing-v0", {}, "'nowhere', which is neither installed nor in the working directory"),
         (GRIDWORLD, {"slp": 0.1}, "no option 'slp'. Did you mean 'slip'"),
         (GRIDWORLD, {"map": "clif"}, "map 'clif' is unknown"),
         ("CartPole-v1", {"gravity": 1}, "no option 'gravity'. Options: max_episode_steps"),
@@ -58,6 +58,20 @@ def test_a_mistake_is_told_in_one_line(id: str, options: dict, message: str) -> 
     with pytest.raises(ConfigError, match=message) as error:
         make(id, **options)
     assert "\n" not in str(error.value)
+
+
+def test_a_module_in_the_working_directory_registers_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from_pendulum = "gymnasium.register('Own-v0', 'gymnasium.envs.classic_control:PendulumEnv', max_episode_steps=7)"
+    (tmp_path / "own_task.py").write_text(f"import gymnasium\n\n{from_pendulum}\n", encoding="utf-8")
+    (tmp_path / "half_task.py").write_text("import absent_module\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    environment = make("own_task:Own-v0")
+    assert environment.spec is not None and environment.spec.max_episode_steps == 7
+    with pytest.raises(ConfigError, match="Did you mean 'own_task:Own-v0'"):
+        make("own_task:Ownn-v0")
+    with pytest.raises(ConfigError, match="needs the module 'absent_module', which is not installed. Run: pip install absent_module"):
+        make("half_task:Own-v0")
 
 
 def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

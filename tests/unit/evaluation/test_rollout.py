@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -237,6 +238,51 @@ def test_refusals() -> None:
         rollout(ignore, cartpole, episodes=0)
     with pytest.raises(ConfigError, match="environment id"):
         rollout(ignore, cartpole, environment_options={"a": 1})
+
+
+class Endless(Clock):
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return (*super().step(action)[:2], False, False, {})
+
+
+def test_an_episode_that_nothing_ends_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stitchrl.environments.clock._ENDLESS", 40)
+    gymnasium.register("Endless-v0", entry_point=Endless)
+    gymnasium.register("Clocked-v0", entry_point=Endless, max_episode_steps=50)
+    for environment in ("Endless-v0", lambda: gymnasium.make("Endless-v0")):
+        with pytest.raises(ConfigError, match=r"Endless-v0: an episode did not end within 40 steps.*register.*max_episode_steps"):
+            rollout(ignore, environment, episodes=3, processes=1)
+    assert rollout(ignore, "Clocked-v0", episodes=3, processes=1).lengths.tolist() == [[50, 50, 50]]
+    assert rollout(ignore, "Endless-v0", episodes=3, processes=1, max_steps=50).lengths.tolist() == [[50, 50, 50]]
+    assert set(rollout(ignore, Clock, episodes=5, processes=1).lengths.ravel()) == {1, 30}
+
+
+class Counted(Clock):
+    """Tells which of its copies are open; the third cannot be opened."""
+
+    opened: ClassVar[list[Counted]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        if len(self.opened) == 2:
+            raise RuntimeError("no more of them")
+        self.opened.append(self)
+
+    def close(self) -> None:
+        self.opened.remove(self)
+
+
+def test_what_cannot_be_opened_as_a_whole_is_left_closed() -> None:
+    with pytest.raises(RuntimeError, match="no more of them"):
+        Slots(Counted, 4, processes=1)
+    assert Counted.opened == []
+    with pytest.raises(StitchError, match="no more of them"):
+        Slots(Counted, 5, processes=2)
+    assert Counted.opened == [] and multiprocessing.active_children() == []
+    Counted.observation_space = gymnasium.spaces.Dict({"a": Clock.observation_space})  # type: ignore[assignment]
+    with pytest.raises(ConfigError, match="observations are a Dict space"):
+        Slots(Counted, 1)
+    assert Counted.opened == []
 
 
 def test_record_is_the_line_of_the_contract() -> None:

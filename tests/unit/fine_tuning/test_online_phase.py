@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+import stitchrl
 from stitchrl.core.batch import Transitions
 from stitchrl.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
 from stitchrl.core.records import Logging
@@ -30,6 +31,8 @@ from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
 from stitchrl.training import checkpoint
 from stitchrl.training.learner import Training
+from stitchrl.verbs.finetune import finetune
+from stitchrl.verbs.train import train
 from tests.unit.fine_tuning.scripted_task import CLOCKED, ENDING, FORGETFUL, register_tasks
 
 register_tasks()
@@ -259,6 +262,24 @@ def test_a_divergence_stops_before_its_step_and_leaves_its_batch(runs: dict[str,
         go_on(runs["td3_bc"], tmp_path / "on", settings={"learning_rate": 1e30})
     assert json.loads((tmp_path / "on" / "crash_report.json").read_text())["step"] > 0
     assert (tmp_path / "on" / "crash_batch.safetensors").is_file()
+
+
+def test_a_table_is_read_as_the_run_read_it(tmp_path: Path) -> None:
+    sources.write(chance(CLOCKED, 12), tmp_path / "log.csv")
+    text = (tmp_path / "log.csv").read_text()
+    (tmp_path / "log.csv").write_text(text.replace("obs_0", "place").replace("obs_1", "hour").replace("episode", "walk", 1))
+    (tmp_path / "log.toml").write_text('observations = ["place", "hour"]\nepisode = "walk"\ntime = "time"\ntimeout = "timeout"\n')
+    words = ["--data", str(tmp_path / "log.csv"), "--schema", str(tmp_path / "log.toml"), "--steps", "4", "--batch-size", "8"]
+    quiet = ["--logging.quiet", "--logging.no-tensorboard"]
+    assert train(["iql", *words, "--env", CLOCKED, "--settings.hidden", "8", "--run", str(tmp_path / "run"), *quiet]) == 0
+    recorded = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["table_schema"]
+    assert recorded["observations"] == ["place", "hour"] and recorded["episode"] == "walk"
+    assert finetune([str(tmp_path / "run"), "--steps", "8", "--warm-start", "4", *quiet]) == 0
+    shutil.move(tmp_path / "log.csv", tmp_path / "moved.csv")
+    moved: dict[str, Any] = {"data": tmp_path / "moved.csv", "into": tmp_path / "again", "steps": 8, "online": {"warm_start": 4}}
+    assert stitchrl.finetune(tmp_path / "run", logging=QUIET, **moved).step == 8
+    sources.write(stitchrl.load(tmp_path / "moved.csv", schema=recorded), tmp_path / "moved.npz")
+    assert stitchrl.finetune(tmp_path / "run", logging=QUIET, overwrite=True, **moved | {"data": tmp_path / "moved.npz"}).step == 8
 
 
 def test_updates_by_hand() -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, final
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics
@@ -18,6 +20,7 @@ from stitchrl.core.spec import Box, Spec
 from stitchrl.data.sampling import DeviceRows
 from stitchrl.nn.mlp import Scalar
 from stitchrl.training.blocks import BLOCK_STEPS
+from stitchrl.training.crash_report import crash_report
 from stitchrl.training.learner import Learner, Training
 from stitchrl.training.trainer import train
 
@@ -128,3 +131,20 @@ def test_nothing_is_logged_saved_or_evaluated_after_a_step_that_failed(cadence: 
             stop=lambda: False,
         )
     assert seen == []
+
+
+def test_a_report_is_whole_or_warned_of_in_place_of_the_divergence(tmp_path: Path) -> None:
+    it = learner()
+    it.blocks.rows.table[:, 2] = 0.0  # type: ignore[attr-defined]
+    it.advance()
+    with pytest.raises(DivergenceError) as caught:
+        it.check()
+    crash_report(tmp_path, it, caught.value)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["crash_batch.safetensors", "crash_report.json"]
+    assert load_file(tmp_path / "crash_batch.safetensors")["index"].tolist() == it.last_batch()[1].tolist()
+    for file in list(tmp_path.iterdir()):
+        file.unlink()
+    (tmp_path / "crash_batch.safetensors").mkdir()  # cannot be replaced by a file, as nothing can be written on a full disk
+    with pytest.warns(UserWarning, match="the report of the divergence could not be written"):
+        crash_report(tmp_path, it, caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["crash_batch.safetensors"]

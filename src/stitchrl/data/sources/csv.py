@@ -30,21 +30,22 @@ _LONGEST_HEADER = 1 << 20
 def read(
     path: str | Path,
     *,
-    schema: TableSchema | None = None,
+    schema: TableSchema | Mapping[str, Any] | str | Path | None = None,
     spec: Spec | None = None,
     metadata: Mapping[str, Any] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> Dataset:
     """Returns the dataset of a CSV file; without a schema its columns must have this library's own names.
 
-    Raises DataError with file, row (the first below the header is 1) and column.
+    schema: a TableSchema, a mapping of its fields, or the path of a JSON or TOML file of them. Raises ConfigError for one that is wrong,
+    DataError with file, row (the first below the header is 1) and column.
     """
     import polars as pl
 
     path = Path(path)
     source = _source(path, max_bytes)
     names = _names(source, path)
-    resolved = _resolve(schema, names, path.name)
+    resolved = _resolve(TableSchema.told_as(schema), names, path.name)
     frame = None
     for looked_at in (10_000, None):  # a column may look whole for long, and then not be
         try:

@@ -25,7 +25,7 @@ _MAX_RATIO, _RATIO_FREE = 1100, 256 << 20
 def read(
     path: str | Path,
     *,
-    schema: TableSchema | None = None,
+    schema: TableSchema | Mapping[str, Any] | str | Path | None = None,
     spec: Spec | None = None,
     metadata: Mapping[str, Any] | None = None,
     isolated: bool = True,
@@ -33,9 +33,10 @@ def read(
 ) -> Dataset:
     """Returns the dataset of a Parquet file; without a schema its columns must have this library's own names.
 
-    isolated: read in a process of its own, so that a damaged file cannot crash this one. Raises DataError with file, row and column.
+    schema: a TableSchema, a mapping of its fields, or the path of a JSON or TOML file of them. isolated: read in a process of its own, so
+    that a damaged file cannot crash this one. Raises ConfigError for a wrong schema, DataError with file, row and column.
     """
-    path = Path(path)
+    path, schema = Path(path), TableSchema.told_as(schema)
     _check_footer(path)
     options = {"schema": None if schema is None else asdict(schema)}
     columns, notes = extract(extract_table, path, options, isolated, max_bytes)

@@ -92,6 +92,15 @@ class TableSchema:
             raise ConfigError(f"{path.name}: not valid TOML ({str(error)[:120]})") from None
 
     @classmethod
+    def told_as(cls, told: TableSchema | Mapping[str, Any] | str | Path | None) -> TableSchema | None:
+        """Returns the schema that a mapping, or the path of a file, stands for; None is none. Raises as `from_mapping` and `from_file` do."""
+        if told is None or isinstance(told, TableSchema):
+            return told
+        if not isinstance(told, Mapping | str | Path):
+            raise ConfigError(f"schema is {told!r}; expected a TableSchema, a mapping of its fields, or the path of a JSON or TOML file")
+        return cls.from_mapping(told) if isinstance(told, Mapping) else cls.from_file(told)
+
+    @classmethod
     def of_columns(cls, names: Sequence[str]) -> TableSchema:
         """Returns the schema of a table that uses this library's own names: episode, time, obs_0 …, action, reward, terminal …"""
         single = ("episode", "time", "terminal", "timeout", "group", "behaviour_probability", "behaviour_log_probability")
