@@ -77,7 +77,7 @@ def _logs(names: list[str], out: Path, processes: int, heard: list[int], tell: T
     found: dict[str, Log] = {}
     work: list[Work] = [(name, make_log, (name, out / "told" / f"{name.replace('/', '-')}.txt")) for name in names]
     for title, (kind, value) in _in_processes(work, processes, heard):
-        if kind == "stopped" and heard:
+        if kind == "stopped":
             break
         if kind != "log":
             raise ConfigError(f"{title}: could not be made: {value}")
@@ -139,7 +139,7 @@ def _in_processes(work: Sequence[Work], processes: int, heard: list[int]) -> Ite
             ready = connection.wait(list(running), timeout=0.2)
             for answer in [pipe for pipe in running if pipe in ready]:
                 title, process = running.pop(answer)
-                yield title, _received(answer, process)
+                yield title, _received(answer, process, asked=bool(heard))
     finally:  # a mistake ends the call, not only its own process
         _each(running, "terminate")
         for _, process in running.values():
@@ -151,16 +151,24 @@ def _each(running: dict[Any, tuple[str, Any]], verb: Literal["terminate", "kill"
         getattr(process, verb)()
 
 
-def _received(ours: Any, process: Any) -> tuple[str, Any]:
+def _received(ours: Any, process: Any, *, asked: bool) -> tuple[str, Any]:
+    """What a process answered; one that ends without a word, or is stopped though nobody `asked` it to, is lost."""
     try:
         answer: tuple[str, Any] = ours.recv()
     except EOFError:
         answer = ("stopped", None)
     ours.close()
     process.join()
-    if answer[0] == "stopped" and process.exitcode not in (0, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM):
-        return "error", f"its process ended with code {process.exitcode}; what it said is in the directory told/"
-    return answer
+    code = process.exitcode
+    if answer[0] != "stopped" or (asked and code in (0, -signal.SIGTERM, -signal.SIGKILL, 128 + signal.SIGTERM)):
+        return answer
+    if code == -signal.SIGKILL:
+        how = "was killed, as where memory runs out (fewer --processes take less)"
+    elif code < 0:
+        how = f"was ended by {signal.Signals(-code).name}"
+    else:
+        how = f"ended with code {code}" if code else "was told to stop by a signal of its own"
+    return "error", f"its process {how}; what it said is in the directory told/"
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from stitchrl.cli import main
 from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import locked
 from stitchrl.environments.make import make, mdp_of
-from stitchrl.recipes import benchmark_schedule
+from stitchrl.recipes import benchmark_schedule, datasets
 from stitchrl.recipes.benchmark_runs import _exact_score, append_raw, jobs_of
 from stitchrl.recipes.benchmark_suites import Task, fits, methods, plan_of, recipe_of, seconds_of, suite
 from stitchrl.recipes.published import Recipe
@@ -90,17 +90,23 @@ def test_a_benchmark_that_is_killed_goes_on(number: int, tmp_path: Path) -> None
     Running(tmp_path, *arguments, "--out", "whole").wait().succeeded()
     running = Running(tmp_path, *arguments, "--out", "cut")
     limit = time.monotonic() + 100
-    while not list(tmp_path.glob("cut/runs/*/checkpoints/step_*")) and time.monotonic() < limit:
+    while not _saved(tmp_path) and time.monotonic() < limit:
         time.sleep(0.005)
     running.send(number)
     ended = running.wait()
-    assert ended.code in (128 + number, -number, 0), ended.err
+    assert ended.code in (128 + number, -number), ended.err
+    assert 0 < max(_saved(tmp_path)) < 3_000  # it was cut, and goes on from there
     for directory in (tmp_path / "cut" / "runs").iterdir():  # no run outlives its benchmark
         _free(directory, limit)
     Running(tmp_path, *arguments, "--out", "cut").wait().succeeded()
     (whole,), (cut,) = (read_raw(tmp_path / name / "raw.jsonl") for name in ("whole", "cut"))
     for name in ("last", "best", "curve", "config_hash", "dataset_hash"):
         assert cut[name] == whole[name]
+
+
+def _saved(path: Path) -> list[int]:
+    """The steps of whole checkpoints."""
+    return [int(found.name[5:]) for found in path.glob("cut/runs/*/checkpoints/step_*") if found.name[5:].isdigit()]
 
 
 def _free(directory: Path, limit: float) -> None:
@@ -264,7 +270,8 @@ def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["smoke", "standard", "sequences", "antmaze", "atari", "full"])
 def test_a_suite_names_what_exists(name: str) -> None:
     found = suite(name)
-    assert len({task.dataset for task in found.tasks}) == len(found.tasks) >= (2 if name == "antmaze" else 3)
+    logs = [task.dataset for task in found.tasks]
+    assert len(set(logs)) == len(logs) >= 2 and set(logs) <= set(datasets.available())
     for task in found.tasks:
         for method in task.methods:
             assert fits(task, method), (task.dataset, method)
@@ -278,11 +285,6 @@ def test_a_suite_names_what_exists(name: str) -> None:
 def test_larger_networks_and_batches_are_told_to_take_longer() -> None:
     small, large = (Task("antmaze/large-navigate", ("hiql",), 10_000, settings=more) for more in ({"hidden": (256, 256)}, {}))
     assert seconds_of(replace(large, batch_size=None), "hiql") > 20 * seconds_of(small, "hiql")
-
-
-def test_a_length_of_time_in_words() -> None:
-    told = {40: "40 s", 720: "12 min", 5_700: "1 h 35 min", 40 * 3600: "40 h 00 min", 55 * 86_400: "1,320 h (55 days)"}
-    assert {seconds: benchmark_schedule.duration(seconds) for seconds in told} == told
 
 
 def test_integer_tasks_are_told_apart() -> None:
@@ -392,4 +394,3 @@ def test_a_dry_run_tells_and_makes_nothing(tmp_path: Path, capsys: pytest.Captur
     assert code == 0 and "halfcheetah/medium iql seed 4" in out.splitlines()
     assert err.startswith(f"{len(out.splitlines())} run(s) on ") and " h " in err
     assert not (tmp_path / "none").exists()
-    assert json.dumps(err)  # plain text

@@ -5,7 +5,10 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
+import signal
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -123,6 +126,34 @@ def test_a_run_whose_line_was_not_recorded_is_not_learned_again(tmp_path: Path, 
     assert not (directory / "checkpoints").exists()
 
 
+def _dies(title: str, number: int, answer: Connection) -> None:
+    if number:
+        os.kill(os.getpid(), number)
+    answer.send(("stopped", None))  # as a run does that hears a signal of its own
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(signal.SIGKILL, "memory runs out"), (signal.SIGTERM, "ended by SIGTERM"), (0, "a signal of its own")]
+)
+def test_a_process_that_is_lost_is_an_error_and_not_a_stop(number: int, words: str) -> None:
+    answers = list(benchmark_schedule._in_processes([("a", _dies, ("a", number))], 1, []))
+    assert [(title, kind) for title, (kind, _) in answers] == [("a", "error")] and words in answers[0][1][1]
+    assert list(benchmark_schedule._in_processes([("a", _dies, ("a", number))], 1, [signal.SIGTERM])) == []
+
+
+def test_a_run_that_is_lost_is_told_and_recorded_and_made_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = one_job()
+    with monkeypatch.context() as during:
+        during.setattr(benchmark_schedule, "run_job", _is_killed)
+        outcome = benchmark_schedule.run([job], tmp_path, 1, lambda _: None)
+    assert outcome.made == 0 and len(outcome.failed) == 1 and "memory runs out" in outcome.failed[0]
+    assert benchmark_schedule.run([job], tmp_path, 1, lambda _: None).made == 1
+
+
+def _is_killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def test_a_runs_seconds_hold_its_last_evaluation(tmp_path: Path) -> None:
     line = {"step": 10, "seconds": 12.0, "rollout_seconds": 30.5, "returns": [[1.0]], "normalized": [[50.0]]}
     (tmp_path / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
@@ -163,3 +194,8 @@ def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest
     assert told(capsys, *both, "--suite", "smoke-20-steps") == (0, pages[20], "")
     code, _, err = told(capsys, *both, "--suite", "smoke")
     assert code == 2 and "no line of the suite 'smoke', but of smoke-20-steps, smoke-10-steps" in err
+
+
+def test_a_length_of_time_in_words() -> None:
+    told = {40: "40 s", 720: "12 min", 5_700: "1 h 35 min", 40 * 3600: "40 h 00 min", 55 * 86_400: "1,320 h (55 days)"}
+    assert {seconds: benchmark_schedule.duration(seconds) for seconds in told} == told
