@@ -41,6 +41,7 @@ def read(
 
     observation_keys: of a Dict observation, the entries (`a/b` within nested ones) put side by side; by default `observation`, or
     all. goal_keys: the entries put into the column `goals`; by default `desired_goal` where there is one. infos: names to keep.
+    The metadata name the log's environment with its options and clock: `eval_env_spec`'s where there is one, else `env_spec`'s.
     Raises DataError.
     """
     path = Path(path)
@@ -280,13 +281,24 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("author", "algorithm_name", "code_permalink", "description"):
         if key in record:
             metadata["provenance"][key] = str(record[key])[:2000]
-    if isinstance(record.get("env_spec"), str):
-        environment = parse_json(record["env_spec"].encode(), "metadata.json: env_spec", constants=True)
-        metadata["environment"] = str(environment.get("id"))[:200]
+    for key in ("eval_env_spec", "env_spec"):  # policies are judged where the log's makers judge them, if they say so
+        if isinstance(record.get(key), str):
+            environment = parse_json(record[key].encode(), f"metadata.json: {key}", constants=True)
+            metadata |= {"environment": str(environment.get("id"))[:200], "environment_options": _environment_options(environment, key)}
+            break
     scores = [record.get("ref_min_score"), record.get("ref_max_score")]
     if all(isinstance(x, int | float) and math.isfinite(x) for x in scores):
         metadata["reference"] = {"random": scores[0], "expert": scores[1]}
     return metadata
+
+
+def _environment_options(described: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns the arguments of a Gymnasium EnvSpec in JSON, and its clock; how it is drawn is no part of the task."""
+    arguments, clock = described.get("kwargs") or {}, described.get("max_episode_steps")
+    if not isinstance(arguments, dict) or not isinstance(clock, int | None):
+        raise DataError(f"metadata.json: {key}: expected kwargs by name and a whole max_episode_steps, as Gymnasium writes them")
+    options = {name: value for name, value in arguments.items() if name != "render_mode"}
+    return options if clock is None else options | {"max_episode_steps": clock}
 
 
 def _minari_space(space: Space) -> str:
