@@ -16,7 +16,9 @@ from stitchrl.core.settings import nearest
 FREE = ("version", "versions", "training.device", "training.compile_reason", "training.threads", "training.log_every", "training.save_every",
         "training.keep_checkpoints",
         "online.rows_from_log",  # follows from the mixing and the batch size, which may not
-        "logging", "evaluation", "data.source", "parent.path", "command")  # fmt: skip
+        "logging", "evaluation", "data.source",
+        "data.environment",  # told of the log; the one that policies are judged in is `environment`
+        "parent.path", "command")  # fmt: skip
 
 _FOLLOWS = {"training.compiled": "training.steps"}  # decided by it, where it is not told
 

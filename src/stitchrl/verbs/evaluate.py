@@ -24,7 +24,7 @@ class Evaluate:
     run: Annotated[Path, tyro.conf.Positional]
     """a run directory or a saved policy"""
     env: str = "auto"
-    """auto: the environment that the run names"""
+    """auto: the environment that the run was evaluated in, or else its log's own"""
     episodes: Count = 100
     """for each seed"""
     sampled: bool = False

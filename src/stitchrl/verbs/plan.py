@@ -26,7 +26,7 @@ class Plan:
     run: Annotated[Path, tyro.conf.Positional]
     """a run directory or a saved policy"""
     env: str = "auto"
-    """auto: the environment that the run names"""
+    """auto: the environment that the run was evaluated in, or else its log's own"""
     starts: Count = 2
     """episodes whose beginning is planned for"""
     dimensions: tuple[Natural, Natural] = (0, 1)
