@@ -193,8 +193,10 @@ def test_a_run_that_stayed_offline_is_judged_and_goes_on_in_its_log_s_own_task(t
         "q_learning", log, run=tmp_path / "run", settings={"hidden": (8,)}, training={"steps": 3, "batch_size": 4}, logging=QUIET
     )
     assert json.loads((tmp_path / "run" / "config.json").read_text())["environment"] is None
-    assert task_of(tmp_path / "run") == task_of(tmp_path / "run", name) == (name, own, {"reference": log.metadata["reference"]})
-    assert task_of(tmp_path / "run", "CartPole-v1").options == {}
+    found = task_of(tmp_path / "run")
+    assert found == task_of(tmp_path / "run", name) and found[:2] == (name, own)
+    assert found.reference is not None and found.reference.expert == log.metadata["reference"]["expert"]
+    assert task_of(tmp_path / "run", "CartPole-v1") == ("CartPole-v1", {}, None)
     earned = stitchrl.evaluate(tmp_path / "run", name, episodes=2)
     told = stitchrl.evaluate(stitchrl.load_policy(tmp_path / "run"), name, episodes=2, environment_options=own)
     assert np.array_equal(earned.returns, told.returns)
@@ -223,5 +225,7 @@ def test_train_takes_the_options_of_an_environment(tmp_path: Path) -> None:
     del config["data"]["environment"]  # as runs before it was kept
     (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     assert stitchrl.train("bc", log, run=tmp_path / "run", environment=name, environment_options=other, resume=True, **small).step == 2
+    line = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert line["normalized"] is None and task_of(tmp_path / "run").reference is None  # the log's reference is of other ice
     with pytest.raises(ConfigError, match="environment_options are given and environment is None"):
         stitchrl.train("bc", log, run=tmp_path / "other", environment_options=other, **small)

@@ -73,7 +73,7 @@ class Judge:
             check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals)
             self.mdp = mdp_of(opened)
             opened.close()
-            self.reference = reference_for(environment, dataset.metadata)
+            self.reference = reference_for(environment, dataset.metadata, self.options)
 
     def judge(
         self, agent: Agent, learner: Learner | None, step: int, seconds: float, should_stop: Callable[[], bool]

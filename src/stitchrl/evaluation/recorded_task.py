@@ -10,12 +10,13 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import read_json
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.references import Reference, reference_for
 
 
 class RecordedTask(NamedTuple):
     environment: str
     options: dict[str, Any]
-    data: dict[str, Any]  # what scores are normalised by: `reference`
+    reference: Reference | None  # what its scores are normalised by
 
 
 def named_by(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -32,7 +33,7 @@ def options_of(metadata: Mapping[str, Any], environment: str | None) -> dict[str
 
 
 def task_of(run: Path, environment: str | None = None) -> RecordedTask:
-    """Returns the environment of a run directory with its options: the one that it was judged in, or else its log's own.
+    """Returns the environment of a run directory with its options and reference: the one that it was judged in, or else its log's own.
 
     Where another is told, its options are those of whichever of the two has its id, else none. Raises ConfigError where none is named,
     CheckpointError for a config.json that is not a run's.
@@ -41,12 +42,15 @@ def task_of(run: Path, environment: str | None = None) -> RecordedTask:
     if not isinstance(config, dict) or not all(isinstance(config.get(part) or {}, dict) for part in ("environment", "data")):
         raise CheckpointError(f"{run}/config.json: not a run's; expected an object of settings")
     judged, data = config.get("environment") or {}, config.get("data") or {}
-    for known in (judged, data.get("environment") or {}):
+    own = data.get("environment") or {}
+    metadata = {"reference": data.get("reference"), "environment": own.get("id"), "environment_options": own.get("options")}
+    for known in (judged, own):
         if known and environment in (None, known["id"]):
-            return RecordedTask(str(known["id"]), dict(known.get("options") or {}), {"reference": data.get("reference")})
+            id, options = str(known["id"]), dict(known.get("options") or {})
+            return RecordedTask(id, options, reference_for(id, metadata, options))
     if environment is None:
         raise ConfigError(f"{run}: names no environment, nor does its log; give one with --env (in Python: environment=)")
-    return RecordedTask(environment, {}, {})
+    return RecordedTask(environment, {}, reference_for(environment))
 
 
 def task_for(
