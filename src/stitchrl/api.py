@@ -152,7 +152,7 @@ def evaluate(
     """
     acting = _acting(policy, settings)
     where, options = task_for(policy, environment, environment_options)
-    check_task(acting.spec, where, options)
+    check_task(acting, where, options)
     return play(acting, where, sampled=sampled, episodes=episodes, seed=seed, discount=discount, environment_options=options)
 
 
@@ -182,7 +182,7 @@ def asked_returns(
 
     acting = _acting(policy, None)
     where, options = task_for(policy, environment, environment_options)
-    check_task(acting.spec, where, options)
+    check_task(acting, where, options)
     return ask(acting, where, targets, episodes=episodes, seed=seed, sampled=sampled, environment_options=options)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
@@ -13,9 +14,9 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
-from stitchrl.core.spec import Discrete, Spec, words_of
+from stitchrl.core.spec import Box, Discrete, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import apply, return_scale
+from stitchrl.data.transforms import apply, return_scale, undo, words_of_bounds
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
@@ -153,10 +154,31 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
             raise ConfigError(f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; {todo}")
 
 
-def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError where policies of a spec cannot act in an environment, or it cannot be had."""
+def check_task(agent: Agent, environment: str, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where policies cannot act in an environment or may leave its bounds, or it cannot be had.
+
+    Warns where the policies never use some of the actions within its bounds.
+    """
     from stitchrl.environments.make import make, spec_of
 
     opened = make(environment, **options)
-    check_fits(policy, spec_of(opened), environment)
+    task = spec_of(opened)
     opened.close()
+    check_fits(agent.spec, task, environment)
+    _check_actions(agent, task, environment)
+
+
+def _check_actions(agent: Agent, task: Spec, environment: str) -> None:
+    space = task.action
+    if isinstance(space, Discrete) or not space.bounded:
+        return
+    low, high = bounds_of(space)
+    least, most = (undo(agent.transforms, "actions", np.full((1, *space.shape), end, np.float32))[0] for end in (-1, 1))
+    slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    own = Box(space.shape, tuple(least.reshape(-1).tolist()), tuple(most.reshape(-1).tolist()))
+    differ = f"{environment} takes actions from {words_of_bounds(space)}, and the policy's go from {words_of_bounds(own)}, those of its log"
+    todo = f"train it with the environment (--env {environment}), whose bounds then hold"
+    if np.any(least < low - slack) or np.any(most > high + slack):
+        raise ConfigError(f"{differ}: it could act as the task does not allow; {todo}")
+    if np.any(least > low + slack) or np.any(most < high - slack):
+        warnings.warn(f"{differ}: it never uses the rest; {todo}", stacklevel=4)

@@ -24,7 +24,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
 from stitchrl.data.sampling import row_width, rows_of
 from stitchrl.data.transforms import learner_spec, within
-from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.evaluation.judge import Evaluation, Judge, check_task
 from stitchrl.evaluation.value_sanity import limits_of, probe_of
 from stitchrl.experiment import (
     Plan,
@@ -88,6 +88,7 @@ def run_online(
     parent.check_data(dataset, source)
     before, (step, tensors) = parent.policy(), parent.checkpoint()
     check_exploration(online, before)
+    check_task(before, environment, options)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
     config = describe(parent, plan, online, source, environment, options, logging, step)
     if resume and checkpoint.steps(path / "checkpoints"):
@@ -103,8 +104,7 @@ def run_online(
         _begin(path, config, parent, resume=resume)
         doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
         records, probe = Records(path, logging, config, learning.step, seconds), probe_of(learner, data, before.transforms)
-        spec, scales = before.spec, before.transforms
-        run = RunInProgress(plan, spec, scales, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
+        run = RunInProgress(plan, before.spec, before.transforms, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
         run.categories = before.categories
         try:
             _go_on(run, path)

@@ -63,7 +63,7 @@ def evaluate(arguments: Sequence[str]) -> int:
     if a.settings:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
     environment, options, reference = task_of(a.run, None if a.env == "auto" else a.env)
-    check_task(agent.spec, environment, options)
+    check_task(agent, environment, options)
     if a.targets:
         return _ask(a, agent, environment, options)
     result = play(
