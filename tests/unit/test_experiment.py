@@ -14,6 +14,7 @@ import torch
 
 from stitchrl import experiment
 from stitchrl.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -175,6 +176,26 @@ def test_a_policy_that_may_leave_a_task_s_bounds_is_refused_there_and_one_that_s
         else:
             with pytest.warns(UserWarning, match=told):
                 check_task(agent, "MountainCarContinuous-v0", {})
+
+
+def test_rewards_that_a_file_lacks_are_read_by_nobody() -> None:
+    told = log(np.zeros(12))
+    lacking = Dataset(told.spec, told.columns, told.offsets, told.final_observations, told.metadata | {"rewards_missing": True})
+    for algorithm in ("iql", "decision_transformer", "decision_diffuser"):
+        prepare(told, plan(algorithm))  # rewards of 0 are rewards
+        with pytest.raises(
+            DataError, match=f"three: has no rewards, which '{algorithm}' reads.*reads none: bc, crl, diffusion_policy, gcivl"
+        ):
+            prepare(lacking, plan(algorithm))
+    hindsight = GoalDrawing(hindsight=True, terminals="as_timeouts")
+    for made in (
+        plan("bc"),
+        plan("gcivl"),
+        plan("iql", goals=hindsight),
+        plan("trajectory_transformer", settings={"planning": "likelihood"}),
+        plan("iql", preprocessing=Preprocessing(terminal_reward=1.0)),
+    ):
+        prepare(lacking, made)
 
 
 def test_a_discount_of_one_needs_an_end() -> None:
