@@ -23,7 +23,7 @@ class Source:
     """Which data, and for a table (CSV, Parquet) which of its columns mean what."""
 
     data: DataArgument
-    """a built-in dataset (stitchrl data list), or a file or directory: Minari, D4RL HDF5, NPZ, Parquet, CSV, or one of ours"""
+    """a built-in dataset (stitchrl data list), a Minari id, or a file or directory: Minari, D4RL HDF5, NPZ, Parquet, CSV, or one of ours"""
     schema: Path | None = None
     """JSON or TOML file with the columns of a table: observations, actions, reward, episode, time, terminal, timeout, …"""
     table: TableSchema = field(default_factory=TableSchema)

@@ -32,7 +32,7 @@ class Train(Generic[Settings]):
     """Flags of `train`; the settings are those of the algorithm."""
 
     data: str
-    """a built-in dataset (stitchrl data list), or a file or directory"""
+    """a built-in dataset (stitchrl data list), the id of one that Minari has downloaded, or a file or directory"""
     settings: Settings
     schema: Path | None = None
     """JSON or TOML file with the columns of a table (CSV, Parquet)"""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -25,6 +26,16 @@ from stitchrl.data.storage import parse_json, read_json
 MAX_BYTES = 64 << 30
 _VERSION = "0.5.4"
 _OWN = "stitchrl"  # in metadata.json: spec, metadata and column names, in datasets that this library wrote
+
+
+def is_id(name: str) -> bool:
+    """Returns whether a name is a Minari id: namespace/name-v0, of one namespace or several or none."""
+    return re.fullmatch(r"(?:[-\w][-\w/]*[-\w]+/)?[-\w]+-v\d+", name) is not None
+
+
+def directory_of(name: str) -> Path:
+    """Returns where Minari keeps the dataset of an id: under $MINARI_DATASETS_PATH, by default ~/.minari/datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets") / name
 
 
 def read(
@@ -84,7 +95,7 @@ def write(dataset: Dataset, path: str | Path, dataset_id: str | None = None) -> 
     if path.exists():
         raise DataError(f"{path}: exists already. Choose another name")
     name = dataset_id or (path.name if re.search(r"-v\d+$", path.name) else f"{path.name}-v0")
-    if not re.fullmatch(r"(?:[-\w][-\w/]*[-\w]+/)?[-\w]+-v\d+", name):
+    if not is_id(name):
         raise DataError(f"{name[:80]!r} is no Minari id; expected namespace/name-v0 of letters, digits, - and _")
     extra = [column for column in dataset.columns if column not in REQUIRED]
     record = {
