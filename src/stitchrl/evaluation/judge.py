@@ -14,7 +14,7 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
-from stitchrl.core.spec import Box, Discrete, Spec, bounds_of, words_of
+from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply, return_scale, undo, words_of_bounds
 from stitchrl.evaluation.playing import play
@@ -71,7 +71,8 @@ class Judge:
 
             opened = make(environment, **self.options)  # fails now, not after training, if it cannot be had or is of another shape
             self.task = spec_of(opened)
-            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals)
+            apart = () if to_goals else _goals_apart(dataset, self.task.observation)
+            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals, apart=apart)
             self.mdp = mdp_of(opened)
             opened.close()
             self.reference = reference_for(environment, dataset.metadata, self.options)
@@ -137,8 +138,19 @@ class Judge:
         return found
 
 
-def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False) -> None:
-    """Raises ConfigError where policies of one spec cannot act in an environment of another."""
+def _goals_apart(dataset: Dataset, seen: Space) -> tuple[str, ...]:
+    """Returns the entries of a Minari log's observations that side by side are what a task shows, where the log keeps the goals apart."""
+    own, goals = dataset.spec.observation, dataset.columns.get("goals")
+    if goals is None or isinstance(own, Discrete) or isinstance(seen, Discrete) or seen.shape != (own.size + goals[0].size,):
+        return ()
+    return (*dataset.metadata.get("observation_keys", ()), *dataset.metadata.get("goal_keys", ()))
+
+
+def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False, apart: Sequence[str] = ()) -> None:
+    """Raises ConfigError where policies of one spec cannot act in an environment of another.
+
+    apart: the entries of the log's observations that together are the task's.
+    """
     for name, own, there in (("observations", policy.observation, task.observation), ("actions", policy.action, task.action)):
         same_kind = isinstance(own, Discrete) == isinstance(there, Discrete)
         if isinstance(own, Discrete) and isinstance(there, Discrete):
@@ -149,7 +161,12 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
         if not fits:
             goal = ", which reads a goal beside what it sees" if name == "observations" and (to_goals or is_with_goal(own, there)) else ""
             todo = "name the task of the data (--env), or stay offline (--env none)"
-            if name == "observations" and is_with_goal(there, own):
+            if name == "observations" and apart:
+                todo = (
+                    "the log's goals stand apart from what is seen; put them beside it, as the environment does: "
+                    f"stitchrl data convert LOG --observation-keys {' '.join(apart)} --to WIDE, and learn from that"
+                )
+            elif name == "observations" and is_with_goal(there, own):
                 todo = f"where a goal is told beside what is seen, learn to reach it (--goals.hindsight; recipes gcbc, gciql); else {todo}"
             raise ConfigError(f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; {todo}")
 

@@ -45,6 +45,8 @@ class Convert:
     overwrite: bool = False
     """replace the file, or the saved dataset, that is there"""
     format: Literal["suffix", "minari"] = "suffix"
+    observation_keys: tuple[str, ...] = ()
+    """of a Minari log whose observations have several entries: those to put side by side, such as observation desired_goal"""
     frame_stack: int | None = None
     """of a log whose observations are single frames: stack so many to an observation; each is stored once all the same"""
 
@@ -134,7 +136,7 @@ def convert(arguments: Sequence[str]) -> int:
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
     _check_free(a.output, a.overwrite)
-    dataset = _load(a.source)
+    dataset = _load(a.source, **({"observation_keys": a.observation_keys} if a.observation_keys else {}))
     if a.frame_stack is not None:
         from stitchrl.data.frame_stacks import stack_frames
 
@@ -215,10 +217,10 @@ def _behaviour(a: Collect, spec: Any, environment: Any) -> Any:
     return NoisyBehaviour(whole, spec, epsilon=a.epsilon, sigma=a.sigma) if a.epsilon or a.sigma else whole
 
 
-def _load(source: Source) -> Any:
+def _load(source: Source, **options: Any) -> Any:
     from stitchrl.recipes import datasets
 
-    return datasets.load(source.data, **table_options(source.schema, source.table))
+    return datasets.load(source.data, **table_options(source.schema, source.table), **options)
 
 
 def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:

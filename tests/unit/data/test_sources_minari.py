@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from stitchrl.core.errors import DataError
+from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.sources import minari as ours
 from stitchrl.environments.make import make
+from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.verbs.data import convert
 from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
 
 with warnings.catch_warnings():
@@ -182,3 +184,27 @@ def test_what_cannot_be_read_is_said(local: Path) -> None:
     for message, values in cases.items():
         with pytest.raises(DataError, match=message):
             ours.read(changed(**values))
+
+
+def test_a_log_whose_goals_stand_apart_is_put_beside_them_for_its_environment(local: Path) -> None:
+    """PointMaze shows 4 numbers and a goal of 2; the log's entries are as Minari records them."""
+    pytest.importorskip("gymnasium_robotics")
+    stream = stream_of([3, 2], False)
+    entries = [
+        {"achieved_goal": o[:, :2], "desired_goal": o[:, :2] * 0 + 7, "observation": np.pad(o, ((0, 0), (0, 1)))}
+        for o in stream.observations
+    ]
+    box = {width: spaces.Box(-np.inf, np.inf, (width,), np.float64) for width in (2, 4)}
+    space = spaces.Dict(achieved_goal=box[2], desired_goal=box[2], observation=box[4])
+    create("test/maze-v0", stream, space, spaces.Box(-2, 2, (2,)), "hdf5", entries)
+    found = ours.read(local / "test" / "maze-v0")
+    judged = ("PointMaze_UMaze-v3", {}, None, (0,))
+    with pytest.raises(
+        ConfigError, match=r"box\[6\] and the policy box\[4\].*data convert LOG --observation-keys observation desired_goal --to WIDE"
+    ):
+        Judge(Evaluation(), found, *judged)
+    named = ["--observation-keys", "observation", "desired_goal", "--to", str(local / "wide")]
+    assert convert([str(local / "test" / "maze-v0"), *named]) == 0
+    wide = sources.read(local / "wide")
+    Judge(Evaluation(), wide, *judged)
+    assert wide.observations[0].tolist() == [*found.observations[0].tolist(), 7, 7]

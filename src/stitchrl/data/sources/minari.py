@@ -51,7 +51,8 @@ def read(
     """Returns the dataset of a Minari directory: T + 1 observations an episode, the last one its final observation.
 
     observation_keys: of a Dict observation, the entries (`a/b` within nested ones) put side by side; by default `observation`, or
-    all. goal_keys: the entries put into the column `goals`; by default `desired_goal` where there is one. infos: names to keep.
+    all. Environments that tell a goal show `observation` and `desired_goal`; hindsight draws goals from `observation`.
+    goal_keys: the entries put into the column `goals`; by default `desired_goal` where there is one. infos: names to keep.
     The metadata name the log's environment with its options and clock: `eval_env_spec`'s where there is one, else `env_spec`'s.
     Raises DataError.
     """
