@@ -194,8 +194,9 @@ def _check_actions(agent: Agent, task: Spec, environment: str) -> None:
     slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
     own = Box(space.shape, tuple(least.reshape(-1).tolist()), tuple(most.reshape(-1).tolist()))
     differ = f"{environment} takes actions from {words_of_bounds(space)}, and the policy's go from {words_of_bounds(own)}, those of its log"
-    todo = f"train it with the environment (--env {environment}), whose bounds then hold"
     if np.any(least < low - slack) or np.any(most > high + slack):
+        todo = f"train it with the environment (--env {environment}), whose bounds then hold"
         raise ConfigError(f"{differ}: it could act as the task does not allow; {todo}")
     if np.any(least > low + slack) or np.any(most < high - slack):
+        todo = f"where the log's file stated no bounds, train it with the environment (--env {environment})"
         warnings.warn(f"{differ}: it never uses the rest; {todo}", stacklevel=4)
