@@ -19,7 +19,7 @@ from stitchrl.core.records import Logging
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.evaluation.playing import play
-from stitchrl.evaluation.recorded_task import task_of
+from stitchrl.evaluation.recorded_task import options_of, task_for, task_of
 from stitchrl.evaluation.rollout import Rollout
 from stitchrl.experiment import Preprocessing, Result, run_experiment
 from stitchrl.experiment import plan as plan_run
@@ -62,6 +62,7 @@ def train(
     recipe: str | None = None,
     logging: Logging | Mapping[str, Any] | None = None,
     environment: str | None = None,
+    environment_options: Mapping[str, Any] | None = None,
     resume: bool = False,
     overwrite: bool = False,
     allow_change: Sequence[str] = (),
@@ -69,9 +70,10 @@ def train(
     """Returns the result of one run, written to the directory `run`.
 
     `settings` are fields of the algorithm's config, `training={"steps": 10_000}` and the like those of the engine. `environment` is where
-    to evaluate; None stays offline. `goals={"hindsight": True}` learns to reach the states of the log. `recipe` names published settings,
-    over which `settings`, `preprocessing`, `goals` and the batch size of `training` have their say. Progress and alarms go to stderr,
-    unless `logging={"quiet": True}`. `allow_change` names what may differ on `resume`, as `("training.steps",)`.
+    to evaluate; None stays offline. Its options are those of the log's own environment of that id unless told. `goals={"hindsight": True}`
+    learns to reach the states of the log. `recipe` names published settings, over which `settings`, `preprocessing`, `goals` and the batch
+    size of `training` have their say. Progress and alarms go to stderr, unless `logging={"quiet": True}`. `allow_change` names what may
+    differ on `resume`, as `("training.steps",)`.
     Raises ConfigError, DataError, CheckpointError, DivergenceError.
     """
     path, kind = _path(run, "run"), algorithms.find(algorithm)[0]
@@ -85,7 +87,11 @@ def train(
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)
-    options = dataset.metadata.get("environment_options") if environment == dataset.metadata.get("environment") else None
+    if environment is None and environment_options is not None:
+        raise ConfigError(
+            "environment_options are given and environment is None: the run stays offline; name the environment, or leave them out"
+        )
+    options = options_of(dataset.metadata, environment) if environment_options is None else environment_options
     records = _of(Logging, logging, "logging", Logging())
     with Progress(f"{algorithm} on {dataset.metadata.get('name', source)}", quiet=records.quiet) as progress:
         result = run_experiment(
@@ -100,6 +106,7 @@ def finetune(
     run: str | Path,
     environment: str | None = None,
     *,
+    environment_options: Mapping[str, Any] | None = None,
     steps: int | None = None,
     into: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
@@ -114,7 +121,8 @@ def finetune(
 ) -> Result:
     """Returns the result of a run that goes on in an environment, written to the directory `into` (the run's own with `-finetune` at its end).
 
-    All that is not given is as the run had it: `environment`, `settings` of its algorithm, `training`, `evaluation` and where its log is, `data`.
+    All that is not given is as the run had it: `environment` (else its log's own) with its options, `settings` of its algorithm, `training`,
+    `evaluation` and where its log is, `data`.
     `steps` are each seed's in the environment; `logging` and `allow_change` are as in `train`.
     Raises ConfigError, DataError, CheckpointError, DivergenceError (docs/finetune.md).
     """
@@ -123,10 +131,7 @@ def finetune(
     from stitchrl.fine_tuning.parent_run import read_parent
 
     parent = read_parent(_path(run, "run"))
-    recorded, options = parent.environment
-    where = environment or recorded
-    if where is None:
-        raise ConfigError(f"{run}: names no environment; give one")
+    where, options, _ = task_of(parent.path, environment)
     given = dict(training or {}) | ({} if steps is None else {"steps": steps})
     source = parent.source if data is None or isinstance(data, Dataset) else str(data)
     path = _path(into, "into") if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
@@ -134,27 +139,28 @@ def finetune(
     with Progress(f"{parent.algorithm} in {where}", quiet=records.quiet) as progress:
         result = run_online(
             parent, data if isinstance(data, Dataset) else load(source, **parent.reading(source)), path=path, source=source, environment=where,
-            environment_options=options if where == recorded else {}, settings=settings, online=_of(OnlinePhase, online, "online"),
-            training=_of(Training, given, "training", parent.training), evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation),
-            logging=records, resume=resume, overwrite=overwrite, allow_change=allow_change, show=progress, warn=progress.warning(),
+            environment_options=options if environment_options is None else environment_options, settings=settings,
+            online=_of(OnlinePhase, online, "online"), training=_of(Training, given, "training", parent.training),
+            evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation), logging=records, resume=resume, overwrite=overwrite,
+            allow_change=allow_change, show=progress, warn=progress.warning(),
         )  # fmt: skip
     write_run_report(path)
     return result
 
 
 def evaluate(
-    policy: str | Path | Agent, environment: str | None = None, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False,
+    policy: str | Path | Agent, environment: str | Dataset | None = None, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False,
     discount: float = 1.0, settings: Mapping[str, Any] | None = None, environment_options: Mapping[str, Any] | None = None,
 ) -> Rollout:  # fmt: skip
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
 
-    `environment` and its options are those of the run unless told. `sampled` draws actions in place of their mode or mean; policies made of
-    noise (plans, diffusion, flows, BCQ) draw them always. `settings` of the algorithm are changed for acting alone, such as
+    `environment` and its options are those of the run unless told; of a Dataset, its own. `sampled` draws actions in place of their mode or
+    mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always. `settings` of the algorithm are changed for acting alone, such as
     `{"planning": "none"}`. Raises ConfigError, CheckpointError.
     """
     acting = _acting(policy, settings)
-    where, options = _where(policy, environment, environment_options)
-    check_task(acting.spec, where, options)
+    where, options = task_for(policy, environment, environment_options)
+    check_task(acting, where, options)
     return play(acting, where, sampled=sampled, episodes=episodes, seed=seed, discount=discount, environment_options=options)
 
 
@@ -172,19 +178,19 @@ def plan(
 
 
 def asked_returns(
-    policy: str | Path | Agent, environment: str | None = None, targets: Sequence[float] | None = None, *, episodes: int = 20,
+    policy: str | Path | Agent, environment: str | Dataset | None = None, targets: Sequence[float] | None = None, *, episodes: int = 20,
     seed: int = 20_000, sampled: bool = False, environment_options: Mapping[str, Any] | None = None,
 ) -> AskedReturns:  # fmt: skip
     """Returns what a return-conditioned policy earns where it is asked for each of the targets (docs/algorithms/decision_transformer.md).
 
-    `environment` and its options are those of the run unless told. `targets` are in the task's units of reward; None: six from the lowest
+    `environment` and its options are as in `evaluate`. `targets` are in the task's units of reward; None: six from the lowest
     to the highest return of the log. Raises ConfigError, CheckpointError.
     """
     from stitchrl.evaluation.asked_returns import asked_returns as ask
 
     acting = _acting(policy, None)
-    where, options = _where(policy, environment, environment_options)
-    check_task(acting.spec, where, options)
+    where, options = task_for(policy, environment, environment_options)
+    check_task(acting, where, options)
     return ask(acting, where, targets, episodes=episodes, seed=seed, sampled=sampled, environment_options=options)
 
 
@@ -193,16 +199,6 @@ def _acting(policy: str | Path | Agent, settings: Mapping[str, Any] | None) -> A
 
     acting = policy if isinstance(policy, Agent) else load_policy(policy)
     return acting_with(acting, settings) if settings else acting
-
-
-def _where(policy: str | Path | Agent, environment: str | None, options: Mapping[str, Any] | None) -> tuple[str, Mapping[str, Any]]:
-    """The environment to judge a policy in, and its options: a run's own unless told."""
-    if isinstance(policy, Agent):
-        if environment is None:
-            raise ConfigError("environment is None; expected the name of one, as a policy that was not read from a run names none")
-        return environment, options or {}
-    task = task_of(Path(policy), environment)
-    return task.environment, task.options if options is None else options
 
 
 def trust(

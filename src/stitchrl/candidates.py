@@ -12,6 +12,7 @@ from stitchrl.agent import Agent, load
 from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.core.files import read_json
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.finite_values import check_rewards_told
 from stitchrl.evaluation.critic_scores import CriticScores, critic_scores
 from stitchrl.evaluation.crossfit import check_target
 from stitchrl.evaluation.estimates import estimates
@@ -64,6 +65,7 @@ def select_runs(
     for agent in agents:
         check_categories(agent.categories, judged_on)
     log = seen_by(agents[0], judged_on)
+    check_rewards_told(log, "every estimate", "")
     discount = _discount(asked, agents, log)
     names, fingerprint = _names(runs, agents), judged_on.fingerprint()
     read = []

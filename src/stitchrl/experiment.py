@@ -21,19 +21,21 @@ from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goa
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
 from stitchrl.core.settings import Positive, Rate, Share, check_settings, read_settings, refuse_changed, to_json
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Spec
 from stitchrl.core.version import VERSION
 from stitchrl.core.windows import Windows
 from stitchrl.data import transforms as scales
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.finite_values import check_finite, check_rewards
+from stitchrl.data.finite_values import check_rewards
 from stitchrl.data.goal_rows import for_pairs, goal_rows_of
 from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.evaluation.recorded_task import named_by
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.crash_report import crash_report
 from stitchrl.training.learner import Learner, Training, operations
+from stitchrl.training.log_checks import check_log
 from stitchrl.training.run_doctor import RunDoctor
 from stitchrl.training.trainer import Learning, listening, train
 
@@ -143,8 +145,8 @@ def plan(
 
 def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]:
     """Returns the log and the transforms that a plan learns from; raises DataError for values that are not finite."""
-    _check(dataset, plan)
     p = plan.preprocessing
+    check_log(dataset, plan.algorithm, plan.settings, own_rewards=plan.goals.hindsight or p.terminal_reward is not None)
     if p.held_out:
         dataset = split_held_out(dataset, p.held_out)[0]
     dataset = scales.bounded_actions(dataset, p.actions_outside)
@@ -376,25 +378,10 @@ def describe(
             "steps": len(dataset),
             "transforms": [t.description for t in transforms],
             **{name: metadata.get(name) for name in ("reference", "table_schema")},
+            "environment": named_by(metadata),
         },
         "spec": spec.to_json(),
         "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},
         "logging": to_json(logging),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }
-
-
-def _check(dataset: Dataset, plan: Plan) -> None:
-    algorithm, _ = algorithms.find(plan.algorithm)
-    kind = "discrete" if isinstance(dataset.spec.action, Discrete) else "box"
-    if algorithm.action_space not in ("any", kind):
-        fitting = [name for name in algorithms.names() if algorithms.find(name)[0].action_space in ("any", kind)]
-        words = {"discrete": "integer", "box": "real-valued"}
-        raise ConfigError(
-            f"'{plan.algorithm}' needs {words[algorithm.action_space]} actions; these data have {words[kind]} ones. Choose from {', '.join(fitting)}"
-        )
-    for name in ("observations", "actions", "rewards"):
-        check_finite(dataset, name)
-    discount = getattr(plan.settings, "discount", None)
-    if discount == 1.0 and not bool(dataset.columns["terminals"].any()):
-        raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")

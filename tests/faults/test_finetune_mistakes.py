@@ -61,7 +61,7 @@ MISTAKES = {
     "no run there": (f"finetune nothing {ENV}", "nothing/config.json: no such file"),
     "no critic": (f"finetune bc {ENV}", "bc: 'bc' has no critic", "iql"),
     "goals": (f"finetune goals {ENV}", "goals: learned to reach goals by hindsight", "without --goals.hindsight"),
-    "no environment": ("finetune iql --steps 20", "iql names no environment", "--env"),
+    "no environment": ("finetune iql --steps 20", "iql: names no environment, nor does its log", "--env"),
     "other spaces": (f"finetune iql {ENV} --env MountainCar-v0", "MountainCar-v0 has observations box[2]", "box[4]"),
     "unknown environment": (f"finetune iql {ENV} --env CartPol-v1", "'CartPole-v1'"),
     "no checkpoint": (f"finetune no_checkpoint {ENV}", "no_checkpoint: has no checkpoint", "critic"),

@@ -15,6 +15,7 @@ from stitchrl.core.errors import CheckpointError, ConfigError, DataError
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.recorded_task import task_of
 from stitchrl.training.learner import Training
 
 QUIET = Logging(tensorboard=False, quiet=True)
@@ -235,8 +236,11 @@ def test_a_run_is_evaluated_where_it_was_and_acts_otherwise_with_the_same_weight
     named = stitchrl.evaluate(tmp_path / "run", name, episodes=3, environment_options=log.metadata["environment_options"])
     assert np.array_equal(earned.returns, named.returns)
     agent = stitchrl.load_policy(tmp_path / "run")
+    assert np.array_equal(earned.returns, stitchrl.evaluate(agent, log, episodes=3).returns)
     with pytest.raises(ConfigError, match="environment is None"):
         stitchrl.evaluate(agent)
+    with pytest.raises(ConfigError, match="its metadata name no environment"):
+        stitchrl.evaluate(agent, Dataset(log.spec, log.columns, log.offsets, log.final_observations, {}))
     with pytest.raises(ConfigError, match=r"width: in what was learned.*those of trajectory_transformer that act are .*planning"):
         stitchrl.evaluate(tmp_path / "run", settings={"width": 16})
     plans = stitchrl.plan(tmp_path / "run", log.observations[:4], settings={"horizon": 5, "planning": "likelihood"})
@@ -244,3 +248,49 @@ def test_a_run_is_evaluated_where_it_was_and_acts_otherwise_with_the_same_weight
     for wrong, words in ((np.array([10_000]), "outside the states"), (np.zeros((2, 4)), "have shape"), (np.array(3), "have shape")):
         with pytest.raises(DataError, match=words):
             stitchrl.plan(tmp_path / "run", wrong)
+
+
+def test_a_run_that_stayed_offline_is_judged_and_goes_on_in_its_log_s_own_task(tmp_path: Path) -> None:
+    log = stitchrl.load("gridworld/stitch")
+    name, own = log.metadata["environment"], log.metadata["environment_options"]
+    assert own
+    stitchrl.train(
+        "q_learning", log, run=tmp_path / "run", settings={"hidden": (8,)}, training={"steps": 3, "batch_size": 4}, logging=QUIET
+    )
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["environment"] is None
+    found = task_of(tmp_path / "run")
+    assert found == task_of(tmp_path / "run", name) and found[:2] == (name, own)
+    assert found.reference is not None and found.reference.expert == log.metadata["reference"]["expert"]
+    assert task_of(tmp_path / "run", "CartPole-v1") == ("CartPole-v1", {}, None)
+    earned = stitchrl.evaluate(tmp_path / "run", name, episodes=2)
+    told = stitchrl.evaluate(stitchrl.load_policy(tmp_path / "run"), name, episodes=2, environment_options=own)
+    assert np.array_equal(earned.returns, told.returns)
+    online: dict[str, Any] = {"data": log, "steps": 4, "online": {"warm_start": 2}, "logging": QUIET}
+    for into, environment, options, expected in (
+        ("own", None, None, own),
+        ("named", name, None, own),
+        ("told", name, own | {"slip": 0.5}, own | {"slip": 0.5}),
+    ):
+        stitchrl.finetune(tmp_path / "run", environment, environment_options=options, into=tmp_path / into, **online)
+        assert json.loads((tmp_path / into / "config.json").read_text())["environment"] == {"id": name, "options": expected}
+
+
+def test_train_takes_the_options_of_an_environment(tmp_path: Path) -> None:
+    log = stitchrl.load("gridworld/stitch")
+    name, other = log.metadata["environment"], log.metadata["environment_options"] | {"slip": 0.5}
+    small: dict[str, Any] = {
+        "settings": {"hidden": (4,)},
+        "training": {"steps": 2, "batch_size": 4},
+        "evaluation": {"episodes": 1},
+        "logging": QUIET,
+    }
+    stitchrl.train("bc", log, run=tmp_path / "run", environment=name, environment_options=other, **small)
+    assert task_of(tmp_path / "run").options == task_of(tmp_path / "run", name).options == other
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    del config["data"]["environment"]  # as runs before it was kept
+    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    assert stitchrl.train("bc", log, run=tmp_path / "run", environment=name, environment_options=other, resume=True, **small).step == 2
+    line = json.loads((tmp_path / "run" / "evaluations.jsonl").read_text().splitlines()[-1])
+    assert line["normalized"] is None and task_of(tmp_path / "run").reference is None  # the log's reference is of other ice
+    with pytest.raises(ConfigError, match="environment_options are given and environment is None"):
+        stitchrl.train("bc", log, run=tmp_path / "other", environment_options=other, **small)

@@ -14,10 +14,11 @@ import torch
 
 from stitchrl import experiment
 from stitchrl.core.errors import CheckpointError, ConfigError, DataError, DivergenceError
+from stitchrl.core.goals import GoalDrawing
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.judge import Evaluation
+from stitchrl.evaluation.judge import Evaluation, check_task
 from stitchrl.experiment import Preprocessing, plan, prepare, run_experiment
 from stitchrl.training import checkpoint
 from stitchrl.training.learner import Training
@@ -153,7 +154,48 @@ def test_a_file_that_states_no_bounds_has_those_of_the_task(tmp_path: Path) -> N
     assert config["spec"] == result.agent.spec.to_json() and config["data"]["fingerprint"] == found.fingerprint()
     inside = log(actions=actions / 2, spec=Spec(Box((2,)), Box((1,), (-0.5,), (0.75,))))
     result = run_experiment(plan("bc", training=FEW, evaluation=one), inside, path=tmp_path / "inside", **judged)
-    assert result.agent.spec.action == inside.spec.action, "narrower bounds are the log's own"
+    assert result.agent.spec.action == inside.spec.action, "narrower bounds are the log's own where it states them"
+    guessed = Dataset(inside.spec, inside.columns, inside.offsets, inside.final_observations, {"action_bounds_inferred": True})
+    result = run_experiment(plan("bc", training=FEW, evaluation=one), guessed, path=tmp_path / "guessed", **judged)
+    assert result.agent.spec.action == Box((1,), (-1.0,), (1.0,)), "guessed ones give way to the task's"
+
+
+def test_a_policy_that_may_leave_a_task_s_bounds_is_refused_there_and_one_that_stays_far_within_is_told(tmp_path: Path) -> None:
+    """MountainCarContinuous takes actions from -1 to 1."""
+    for high, told in (
+        (1.5, None),
+        (0.5, "MountainCarContinuous-v0 takes actions from -1 to 1, and the policy's go from -1 to 0.5.*never uses the rest"),
+    ):
+        found = log(actions=np.linspace(-1, high, 12, dtype=np.float32)[:, None], spec=Spec(Box((2,)), Box((1,), (-1.0,), (high,))))
+        agent = run_experiment(plan("bc", training=FEW), found, path=tmp_path / str(high), source="test", logging=QUIET).agent
+        if told is None:
+            with pytest.raises(
+                ConfigError, match=r"the policy's go from -1 to 1.5.*train it with the environment \(--env MountainCarContinuous-v0\)"
+            ):
+                check_task(agent, "MountainCarContinuous-v0", {})
+        else:
+            with pytest.warns(UserWarning, match=told):
+                check_task(agent, "MountainCarContinuous-v0", {})
+
+
+def test_rewards_that_a_file_lacks_are_read_by_nobody() -> None:
+    told = log(np.zeros(12))
+    lacking = Dataset(told.spec, told.columns, told.offsets, told.final_observations, told.metadata | {"rewards_missing": True})
+    for algorithm in ("iql", "decision_transformer", "decision_diffuser"):
+        prepare(told, plan(algorithm))  # rewards of 0 are rewards
+        with pytest.raises(
+            DataError, match=f"three: has no rewards, which '{algorithm}' reads.*reads none: bc, crl, diffusion_policy, gcivl"
+        ):
+            prepare(lacking, plan(algorithm))
+    hindsight = GoalDrawing(hindsight=True, terminals="as_timeouts")
+    for made in (
+        plan("bc"),
+        plan("gcivl"),
+        plan("iql", goals=hindsight),
+        plan("trajectory_transformer", settings={"planning": "likelihood"}),
+        plan("iql", preprocessing=Preprocessing(terminal_reward=1.0)),
+    ):
+        prepare(lacking, made)
 
 
 def test_a_discount_of_one_needs_an_end() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import stitchrl
-from stitchrl.core.errors import ConfigError, StitchError
+from stitchrl.core.errors import ConfigError, DataError, StitchError
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
@@ -50,6 +50,16 @@ def test_without_held_out_episodes_the_report_says_that_it_flatters(tmp_path: Pa
     found = stitchrl.trust(trained(tmp_path / "run", dataset, 0.0), dataset, quick=True).record
     assert found["data"]["episodes"] == dataset.episodes
     assert "flatters" in found["selection"]["words"]
+
+
+def test_a_log_without_rewards_estimates_nothing(tmp_path: Path) -> None:
+    told = log(40)
+    columns = {**told.columns, "rewards": np.zeros(len(told), np.float32)}
+    lacking = Dataset(told.spec, columns, told.offsets, told.final_observations, {"name": "bare", "rewards_missing": True})
+    run = trained(tmp_path / "run", lacking, 0.0)
+    for judge in (stitchrl.trust, stitchrl.select):
+        with pytest.raises(DataError, match="bare: has no rewards, which every estimate reads"):
+            judge(run, lacking, quick=True)  # type: ignore[operator]
 
 
 def test_without_a_log_the_command_names_the_one_that_the_run_learned_from(tmp_path: Path) -> None:

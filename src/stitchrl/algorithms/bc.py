@@ -42,6 +42,10 @@ class BC(Algorithm):
             self.actor = DeterministicActor(spec, config.hidden)
         self.optimizers = {"actor": Adam(config.learning_rate, weight_decay=config.weight_decay)}
 
+    @classmethod
+    def learns_from_rewards(cls, config: BCConfig) -> bool:
+        return False
+
     def losses(self, batch: TransitionBatch, noise: Mapping[str, Tensor], due: Due) -> tuple[Losses, Metrics]:
         s, a, _, _, _ = batch
         if isinstance(self.actor, DeterministicActor):

@@ -270,6 +270,10 @@ class DecisionDiffuser(Algorithm):
         labels = config.skill_column if config.skills else None
         return Windows(config.horizon, config.discount, labels=labels, label_count=config.skills)
 
+    @classmethod
+    def learns_from_rewards(cls, config: DecisionDiffuserConfig) -> bool:
+        return config.return_condition
+
     def noise(self, size: int) -> dict[str, Noise]:
         shape = (size, self.config.horizon, self.plans.model.observations.size)
         return {"noise": Normal(shape), "time": Uniform((size,)), "told": Uniform((size, 2))}

@@ -182,6 +182,10 @@ class DiffusionPolicy(Algorithm):
         self.target_rate = c.target_rate
 
     @classmethod
+    def learns_from_rewards(cls, config: DiffusionPolicyConfig) -> bool:
+        return False
+
+    @classmethod
     def batch_of(cls, config: DiffusionPolicyConfig) -> BatchKind:
         return Windows(length=config.horizon, history=config.observed - 1, final_states=False)
 

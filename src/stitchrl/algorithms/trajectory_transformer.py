@@ -251,6 +251,10 @@ class TrajectoryTransformer(Algorithm):
     def batch_of(cls, config: TrajectoryTransformerConfig) -> BatchKind:
         return Windows(config.sequence, config.discount, goals=bool(config.goal))
 
+    @classmethod
+    def learns_from_rewards(cls, config: TrajectoryTransformerConfig) -> bool:
+        return config.planning == "value"
+
     def noise(self, size: int) -> dict[str, Noise]:
         return {"dropout": Uniform((1,))} if self.config.dropout else {}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from stitchrl.core.batch import BatchKind, TransitionBatch
-from stitchrl.core.goals import HindsightBatches
+from stitchrl.core.goals import Goals, HindsightBatches
 from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise, stream_seed
 from stitchrl.core.spec import Discrete, Spec
@@ -76,6 +76,11 @@ class Algorithm(nn.Module, ABC):
     def batch_of(cls, config: Any) -> BatchKind:
         """Returns what it eats with these settings, for the data layer: `batch`, unless a setting decides what is in a row."""
         return cls.batch
+
+    @classmethod
+    def learns_from_rewards(cls, config: Any) -> bool:
+        """Returns whether the log's rewards decide what it does with these settings; goals that are drawn have rewards of their own."""
+        return not isinstance(cls.batch, Goals)
 
     def noise(self, size: int) -> dict[str, Noise]:
         """Returns the random numbers that one step on a batch of `size` needs, by name."""

@@ -92,7 +92,8 @@ def observation_column(values: Array, space: Space | None, name: str = "observat
 def action_column(values: Array, space: Space | None, name: str = "actions") -> tuple[Array, Space]:
     """Returns actions in their one dtype, and their space: [N] int64 where discrete, else [N, *A] float32.
 
-    Bounds that are not given are -1 … 1 when all data lie inside (slack 1e-6), else the data's minimum and maximum.
+    Bounds that are not given are -1 … 1 when all data lie inside (slack 1e-6), else the data's minimum and maximum: a task's own take their
+    place where a run knows them (`transforms.within`).
     """
     if isinstance(space, Discrete) or (space is None and values.dtype.kind in "iub"):
         return _discrete_column(values, space, name)

@@ -27,6 +27,15 @@ def check_finite(dataset: Dataset, name: str) -> None:
             )
 
 
+def check_rewards_told(dataset: Dataset, reader: str, todo: str) -> None:
+    """Raises DataError where the log's source found no rewards, and holds zeros in their place, for whoever reads them."""
+    if dataset.metadata.get("rewards_missing") and not dataset.columns["rewards"].any():
+        raise DataError(
+            f"{dataset.metadata.get('name', 'data')}: has no rewards, which {reader} reads: zeros stand in their place. Give the log a column "
+            f"'rewards' (of a table: --table.reward){todo}"
+        )
+
+
 def check_rewards(dataset: Dataset, transforms: Sequence[Affine]) -> None:
     """Raises ConfigError where transforms make rewards that are not finite."""
     extremes = np.array([dataset.rewards.min(), dataset.rewards.max()], dtype=np.float64)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.columns import action_column, extra_column, flag_column, observation_column, reward_column
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -36,7 +36,7 @@ def split_flat(
     transitions: bool,
 ) -> Parts:
     """Returns spec, columns, offsets, final observations and metadata of a Dataset. Raises DataError."""
-    spec, columns = _typed_columns(arrays, spec, [x for x in (following, final) if x is not None])
+    spec, columns = _typed_columns(arrays, spec, [x for x in (following, final) if x is not None], metadata)
     for name, value in extra.items():
         columns[checked_name(name)] = extra_column(value, name, len(columns["observations"]))
     _settle_both(columns, metadata)
@@ -85,7 +85,7 @@ def join_episodes(episodes: Sequence[Mapping[str, ArrayLike]], spec: Spec | None
     arrays = {name: np.concatenate(values) for name, values in pieces.items()}
     arrays["observations"] = np.concatenate([x[:-1] for x in seen])
     final = np.stack([x[-1] for x in seen])
-    spec, columns = _typed_columns(arrays, spec, [final])
+    spec, columns = _typed_columns(arrays, spec, [final], metadata)
     for name in keys - set(columns):
         columns[checked_name(name)] = extra_column(arrays[name], name, int(offsets[-1]))
     _settle_both(columns, metadata)
@@ -101,8 +101,13 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _typed_columns(arrays: Mapping[str, Array], spec: Spec | None, seen: Sequence[Array]) -> tuple[Spec, dict[str, Array]]:
-    """Returns the space and the typed columns; `seen` are further observations, which may hold states that are only reached last."""
+def _typed_columns(
+    arrays: Mapping[str, Array], spec: Spec | None, seen: Sequence[Array], metadata: dict[str, Any]
+) -> tuple[Spec, dict[str, Array]]:
+    """Returns the space and the typed columns; `seen` are further observations, which may hold states that are only reached last.
+
+    The metadata are told where nobody stated the bounds of actions.
+    """
     rows = len(arrays["observations"]) if arrays["observations"].ndim else 0
     if not rows:
         raise DataError("'observations' has 0 rows; expected at least one step")
@@ -113,6 +118,8 @@ def _typed_columns(arrays: Mapping[str, Array], spec: Spec | None, seen: Sequenc
     actions, action = action_column(arrays["actions"], spec.action if spec else None)
     columns = {"observations": observations, "actions": actions, "rewards": reward_column(arrays["rewards"])}
     columns |= {name: flag_column(arrays[name], name) for name in ("terminals", "timeouts")}
+    if spec is None and isinstance(action, Box):
+        metadata["action_bounds_inferred"] = True
     if spec is None and isinstance(observation, Discrete):
         inferred = [observation_column(x, None, "next_observations")[1] for x in seen if len(x)]
         observation = Discrete(max([observation.n, *(x.n for x in inferred if isinstance(x, Discrete))]))

@@ -90,13 +90,13 @@ def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
 
 
 def within(dataset: Dataset, task: Space) -> Dataset:
-    """Returns the log with the bounds of the task's actions, where its own are wider: a file that states none has those of what it holds."""
+    """Returns the log with the bounds of the task's actions, where its own are wider or only inferred from the actions it holds."""
     own = dataset.spec.action
     if not isinstance(own, Box) or not isinstance(task, Box) or not task.bounded:
         return dataset
     (low, high), (least, most) = bounds_of(task), bounds_of(own)
     slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
-    if np.all(least >= low - slack) and np.all(most <= high + slack):
+    if not dataset.metadata.get("action_bounds_inferred") and np.all(least >= low - slack) and np.all(most <= high + slack):
         return dataset
     return replace(dataset, spec=replace(dataset.spec, action=replace(own, low=task.low, high=task.high)))
 
@@ -113,8 +113,8 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     if len(rows) and outside == "refuse":
         episode = int(dataset.episode_of(rows[0]))
         raise DataError(
-            f"{dataset.metadata.get('name', 'data')}: {len(rows):,} of {len(actions):,} actions are outside their bounds ({_range(space)}), first in "
-            f"episode {episode}, step {int(rows[0] - dataset.offsets[episode])}; clip them with --preprocessing.actions-outside clip "
+            f"{dataset.metadata.get('name', 'data')}: {len(rows):,} of {len(actions):,} actions are outside their bounds ({words_of_bounds(space)}), "
+            f"first in episode {episode}, step {int(rows[0] - dataset.offsets[episode])}; clip them with --preprocessing.actions-outside clip "
             "if the environment did, or keep them"
         )
     if not len(rows):
@@ -123,7 +123,8 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     return Dataset(dataset.spec, columns, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 
-def _range(space: Box) -> str:
+def words_of_bounds(space: Box) -> str:
+    """Returns the bounds of a Box in few words: `-1 to 1`, or the outermost ones where they differ by dimension."""
     low, high = (sorted({float(x) for x in np.asarray(bound).reshape(-1)}) for bound in (space.low, space.high))
     return f"{low[0]:g} to {high[-1]:g}" + ("" if len(low) == len(high) == 1 else " at most, by dimension")
 

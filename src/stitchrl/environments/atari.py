@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from stitchrl.core.errors import ConfigError
+
 if TYPE_CHECKING:
     import gymnasium
 
@@ -20,12 +22,18 @@ def is_atari(id: str, options: dict[str, Any]) -> bool:
 
 
 def open_atari(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns the game; options that are not in `DEFAULTS` go to ALE. Raises what `gymnasium.make` and its wrappers raise."""
+    """Returns the game; options that are not in `DEFAULTS` go to ALE. Raises ConfigError for ALE's own frameskip, and what `gymnasium.make` and
+    its wrappers raise."""
     import gymnasium
     from ale_py import ALEInterface, LoggerMode
     from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
 
     ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
+    if "frameskip" in options:
+        raise ConfigError(
+            f"environment {id!r} is seen here as agents have seen it since DQN ({', '.join(DEFAULTS)}), not with ALE's own frameskip "
+            f"({options['frameskip']}), as a log of its raw frames would have it; stay offline with such a log (--env none)"
+        )
     chosen = DEFAULTS | {name: value for name, value in options.items() if name in DEFAULTS}
     depth = chosen.pop("frame_stack")
     rest = {name: value for name, value in options.items() if name not in DEFAULTS}

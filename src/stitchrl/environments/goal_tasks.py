@@ -18,31 +18,22 @@ from stitchrl.core.errors import ConfigError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-class OwnNumbers(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """What OGBench's environments draw from numpy's global state, starts and goals within their cells, comes from the seed of `reset`."""
+@final
+class OwnNumbers:
+    """What an environment of OGBench draws from numpy's global state, starts and goals within their cells: from the seed of its `reset`."""
 
-    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
-        super().__init__(env)
+    def __init__(self) -> None:
         self._state: Any = np.random.RandomState(0).get_state()
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Returns what the environment does, which the seed decides."""
-        self._begin(seed)
-        with self._own_numbers():
-            return self.env.reset(seed=seed, options=options)
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """Returns what the environment does."""
-        with self._own_numbers():
-            return self.env.step(action)
-
-    def _begin(self, seed: int | None) -> None:
+    def begin(self, seed: int | None, env: gymnasium.Env[Any, Any]) -> None:
+        """Begins anew where a seed is given."""
         if seed is not None:
             self._state = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed))).get_state()
-            self.env.unwrapped.action_space.seed(seed)  # a reset takes a few random steps
+            env.unwrapped.action_space.seed(seed)  # a reset takes a few random steps
 
     @contextmanager
-    def _own_numbers(self) -> Iterator[None]:
+    def drawn(self) -> Iterator[None]:
+        """Within it numpy's global state is the environment's own; afterwards it is as it was."""
         outside = np.random.get_state()  # noqa: NPY002
         np.random.set_state(self._state)  # noqa: NPY002
         try:
@@ -53,7 +44,27 @@ class OwnNumbers(gymnasium.Wrapper[Any, Any, Any, Any]):
 
 
 @final
-class GoalTasks(OwnNumbers):
+class SeededTask(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """An environment of OGBench without a goal beside what is seen, decided by the seed of `reset` alone."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
+        super().__init__(env)
+        self._numbers = OwnNumbers()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Returns what the environment does."""
+        self._numbers.begin(seed, self.env)
+        with self._numbers.drawn():
+            return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """Returns what the environment does."""
+        with self._numbers.drawn():
+            return self.env.step(action)
+
+
+@final
+class GoalTasks(gymnasium.Wrapper[Any, Any, Any, Any]):
     """Observations float32 `[2 O]`: what is seen, then the goal as it would be seen there. Success, told in the info, ends an episode.
 
     task: from 1 to the number of tasks, always that one; None: `options={"task_id": …}` of `reset`, else one drawn by its seed.
@@ -73,11 +84,12 @@ class GoalTasks(OwnNumbers):
         low, high = (np.tile(x, 2).astype(np.float32) for x in (seen.low, seen.high))
         self.observation_space = spaces.Box(low, high, dtype=np.float32)
         self._goal: Array = np.zeros(seen.shape)
+        self._numbers = OwnNumbers()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
         """Returns the first observation with its goal, and the environment's info with `task_id`."""
-        self._begin(seed)
-        with self._own_numbers():
+        self._numbers.begin(seed, self.env)
+        with self._numbers.drawn():
             asked = (options or {}).get("task_id", self.task)
             chosen = int(np.random.randint(1, self.tasks + 1)) if asked is None else int(asked)  # noqa: NPY002
             observation, info = self.env.reset(seed=seed, options={**(options or {}), "task_id": chosen})
@@ -91,7 +103,8 @@ class GoalTasks(OwnNumbers):
 
     def step(self, action: Any) -> tuple[Array, float, bool, bool, dict[str, Any]]:
         """Returns what the environment does, the goal beside the observation."""
-        observation, reward, terminated, truncated, info = super().step(action)
+        with self._numbers.drawn():
+            observation, reward, terminated, truncated, info = self.env.step(action)
         return self._beside(observation), float(reward), terminated, truncated, info
 
     def _beside(self, observation: Any) -> Array:

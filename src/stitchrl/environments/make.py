@@ -181,12 +181,12 @@ def _bound(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
 
 def _flat(environment: gymnasium.Env[Any, Any], task: int | None) -> gymnasium.Env[Any, Any]:
     from stitchrl.environments.goal_observations import GoalObservations, has_goal_observations
-    from stitchrl.environments.goal_tasks import GoalTasks, OwnNumbers, has_goal_tasks, is_ogbench
+    from stitchrl.environments.goal_tasks import GoalTasks, SeededTask, has_goal_tasks, is_ogbench
 
     if has_goal_tasks(environment):
         return GoalTasks(environment, task)
     if is_ogbench(environment):
-        return OwnNumbers(environment)
+        return SeededTask(environment)
     return GoalObservations(environment) if has_goal_observations(environment.observation_space) else environment
 
 

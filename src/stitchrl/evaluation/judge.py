@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,9 +15,9 @@ from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
-from stitchrl.core.spec import Discrete, Spec, words_of
+from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import apply, return_scale
+from stitchrl.data.transforms import apply, return_scale, undo, words_of_bounds
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
@@ -71,8 +72,9 @@ class Judge:
 
             with closing(make(environment, **self.options)) as opened:  # fails now, not after training, if it cannot be had
                 self.task, self.mdp = spec_of(opened), mdp_of(opened)
-            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals)
-            self.reference = reference_for(environment, dataset.metadata)
+            apart = () if to_goals else _goals_apart(dataset, self.task.observation)
+            check_fits(with_goal(dataset.spec) if to_goals else dataset.spec, self.task, environment, to_goals=to_goals, apart=apart)
+            self.reference = reference_for(environment, dataset.metadata, self.options)
 
     def judge(
         self, agent: Agent, learner: Learner | None, step: int, seconds: float, should_stop: Callable[[], bool]
@@ -135,8 +137,19 @@ class Judge:
         return found
 
 
-def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False) -> None:
-    """Raises ConfigError where policies of one spec cannot act in an environment of another."""
+def _goals_apart(dataset: Dataset, seen: Space) -> tuple[str, ...]:
+    """Returns the entries of a Minari log's observations that side by side are what a task shows, where the log keeps the goals apart."""
+    own, goals = dataset.spec.observation, dataset.columns.get("goals")
+    if goals is None or isinstance(own, Discrete) or isinstance(seen, Discrete) or seen.shape != (own.size + goals[0].size,):
+        return ()
+    return (*dataset.metadata.get("observation_keys", ()), *dataset.metadata.get("goal_keys", ()))
+
+
+def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False, apart: Sequence[str] = ()) -> None:
+    """Raises ConfigError where policies of one spec cannot act in an environment of another.
+
+    apart: the entries of the log's observations that together are the task's.
+    """
     for name, own, there in (("observations", policy.observation, task.observation), ("actions", policy.action, task.action)):
         same_kind = isinstance(own, Discrete) == isinstance(there, Discrete)
         if isinstance(own, Discrete) and isinstance(there, Discrete):
@@ -147,15 +160,41 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
         if not fits:
             goal = ", which reads a goal beside what it sees" if name == "observations" and (to_goals or is_with_goal(own, there)) else ""
             todo = "name the task of the data (--env), or stay offline (--env none)"
-            if name == "observations" and is_with_goal(there, own):
+            if name == "observations" and apart:
+                todo = (
+                    "the log's goals stand apart from what is seen; put them beside it, as the environment does: "
+                    f"stitchrl data convert LOG --observation-keys {' '.join(apart)} --to WIDE, and learn from that"
+                )
+            elif name == "observations" and is_with_goal(there, own):
                 todo = f"where a goal is told beside what is seen, learn to reach it (--goals.hindsight; recipes gcbc, gciql); else {todo}"
             raise ConfigError(f"{environment} has {name} {words_of(there)} and the policy {words_of(own)}{goal}; {todo}")
 
 
-def check_task(policy: Spec, environment: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError where policies of a spec cannot act in an environment, or it cannot be had."""
+def check_task(agent: Agent, environment: str, options: Mapping[str, Any]) -> None:
+    """Raises ConfigError where policies cannot act in an environment or may leave its bounds, or it cannot be had.
+
+    Warns where the policies never use some of the actions within its bounds.
+    """
     from stitchrl.environments.make import make, spec_of
 
     with closing(make(environment, **options)) as opened:
         task = spec_of(opened)
-    check_fits(policy, task, environment)
+    check_fits(agent.spec, task, environment)
+    _check_actions(agent, task, environment)
+
+
+def _check_actions(agent: Agent, task: Spec, environment: str) -> None:
+    space = task.action
+    if isinstance(space, Discrete) or not space.bounded:
+        return
+    low, high = bounds_of(space)
+    least, most = (undo(agent.transforms, "actions", np.full((1, *space.shape), end, np.float32))[0] for end in (-1, 1))
+    slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    own = Box(space.shape, tuple(least.reshape(-1).tolist()), tuple(most.reshape(-1).tolist()))
+    differ = f"{environment} takes actions from {words_of_bounds(space)}, and the policy's go from {words_of_bounds(own)}, those of its log"
+    if np.any(least < low - slack) or np.any(most > high + slack):
+        todo = f"train it with the environment (--env {environment}), whose bounds then hold"
+        raise ConfigError(f"{differ}: it could act as the task does not allow; {todo}")
+    if np.any(least > low + slack) or np.any(most < high - slack):
+        todo = f"where the log's file stated no bounds, train it with the environment (--env {environment})"
+        warnings.warn(f"{differ}: it never uses the rest; {todo}", stacklevel=4)

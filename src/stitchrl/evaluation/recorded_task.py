@@ -1,33 +1,75 @@
-"""The environment that a run names: where its policies are judged unless another is told."""
+"""The tasks that a run knows: the one its policies were judged in, and the one its log is of."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stitchrl.agent import Agent
 from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import read_json
+from stitchrl.data.dataset import Dataset
+from stitchrl.evaluation.references import Reference, reference_for
 
 
 class RecordedTask(NamedTuple):
     environment: str
     options: dict[str, Any]
-    data: dict[str, Any]  # what scores are normalised by: `reference`
+    reference: Reference | None  # what its scores are normalised by
+
+
+def named_by(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the environment that a log's metadata name, as `{"id", "options"}`; None where they name none."""
+    if not metadata.get("environment"):
+        return None
+    return {"id": str(metadata["environment"]), "options": dict(metadata.get("environment_options") or {})}
+
+
+def options_of(metadata: Mapping[str, Any], environment: str | None) -> dict[str, Any]:
+    """Returns the options of an environment: those of the log's own where it is the same id, else none."""
+    own = named_by(metadata)
+    return own["options"] if own is not None and own["id"] == environment else {}
 
 
 def task_of(run: Path, environment: str | None = None) -> RecordedTask:
-    """Returns the environment of a run directory with its options, or another that is told, without any.
+    """Returns the environment of a run directory with its options and reference: the one that it was judged in, or else its log's own.
 
-    Raises ConfigError where none is named, CheckpointError for a config.json that is not a run's.
+    Where another is told, its options are those of whichever of the two has its id, else none. Raises ConfigError where none is named,
+    CheckpointError for a config.json that is not a run's.
     """
     config = read_json(run / "config.json") if (run / "config.json").is_file() else {}
-    recorded = (config.get("environment") if isinstance(config, dict) else None) or {}
-    if not isinstance(config, dict) or not isinstance(recorded, dict):
+    if not isinstance(config, dict) or not all(isinstance(config.get(part) or {}, dict) for part in ("environment", "data")):
         raise CheckpointError(f"{run}/config.json: not a run's; expected an object of settings")
-    if environment not in (None, recorded.get("id")):
-        return RecordedTask(str(environment), {}, {})
-    if not recorded:
-        raise ConfigError(f"{run}: the run names no environment; give one with --env (in Python: environment=)")
-    return RecordedTask(
-        str(recorded["id"]), dict(recorded.get("options") or {}), {"reference": (config.get("data") or {}).get("reference")}
-    )
+    judged, data = config.get("environment") or {}, config.get("data") or {}
+    own = data.get("environment") or {}
+    metadata = {"reference": data.get("reference"), "environment": own.get("id"), "environment_options": own.get("options")}
+    for known in (judged, own):
+        if known and environment in (None, known["id"]):
+            id, options = str(known["id"]), dict(known.get("options") or {})
+            return RecordedTask(id, options, reference_for(id, metadata, options))
+    if environment is None:
+        raise ConfigError(f"{run}: names no environment, nor does its log; give one with --env (in Python: environment=)")
+    return RecordedTask(environment, {}, reference_for(environment))
+
+
+def task_for(
+    policy: str | Path | Agent, environment: str | Dataset | None, options: Mapping[str, Any] | None
+) -> tuple[str, Mapping[str, Any]]:
+    """Returns the environment to judge a policy in, and its options: a log's own, or a run's unless told.
+
+    Raises ConfigError where none is named, CheckpointError for what is not a run's.
+    """
+    if isinstance(environment, Dataset):
+        if (own := named_by(environment.metadata)) is None:
+            raise ConfigError(f"{environment.metadata.get('name', 'the log')}: its metadata name no environment; give the name of one")
+        return own["id"], own["options"] if options is None else options
+    if isinstance(policy, Agent):
+        if environment is None:
+            raise ConfigError(
+                "environment is None; expected the log that the policy learned from, or the name of one: a policy that was not read from a "
+                "run names none"
+            )
+        return environment, options or {}
+    task = task_of(Path(policy), environment)
+    return task.environment, task.options if options is None else options

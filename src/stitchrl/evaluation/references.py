@@ -84,13 +84,18 @@ def d4rl_reference(name: str) -> Reference | None:
     return None
 
 
-def reference_for(environment: str, metadata: Mapping[str, Any] | None = None) -> Reference | None:
-    """The reference of a task: what the data's metadata carry ({"reference": {"random", "expert"}}), else D4RL's, else None.
+def reference_for(
+    environment: str, metadata: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None
+) -> Reference | None:
+    """Returns the reference of a task: what the data's metadata carry ({"reference": {"random", "expert"}}), else D4RL's, else None.
 
-    environment: a Gymnasium id (`HalfCheetah-v5`, also `module:Id-v0`) or a D4RL name.
+    environment: a Gymnasium id (`HalfCheetah-v5`, also `module:Id-v0`) or a D4RL name; options: those it is opened with. Data that name
+    their environment carry the reference of that one alone. Raises ConfigError for metadata that hold no two numbers.
     """
-    carried = (metadata or {}).get("reference")
-    if carried is not None:
+    data = metadata or {}
+    named, carried = data.get("environment"), data.get("reference")
+    own = named is None or (named, data.get("environment_options") or {}) == (environment, dict(options or {}))
+    if carried is not None and own:
         try:
             return Reference(float(carried["random"]), float(carried["expert"]), str(carried.get("source", "data")))
         except (KeyError, TypeError) as error:

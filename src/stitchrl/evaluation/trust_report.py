@@ -13,6 +13,7 @@ from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.data.column_checks import LOG_PROBABILITIES
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.doctor import examine
+from stitchrl.data.finite_values import check_rewards_told
 from stitchrl.data.leakage import leakage, shared_groups
 from stitchrl.evaluation.behaviour_policy import Behaviour, behaviour_of
 from stitchrl.evaluation.confidence import bootstrap
@@ -98,6 +99,7 @@ def trust(dataset: Dataset, target: Target, question: Question, *, other: Trust 
     """
     if not 0 <= question.discount <= 1 or not 0 < question.level < 1:
         raise ConfigError(f"discount {question.discount} and level {question.level}; expected numbers from 0 to 1, the level between them")
+    check_rewards_told(dataset, "every estimate", "")
     check_columns(dataset, question.subgroups)
     known = known_of(dataset, question.discount, question.return_range, question.largest_weight)
     how = How(question.discount, clock_of(dataset, question.discount, question.clock), question.level, question.seed, question.quick)

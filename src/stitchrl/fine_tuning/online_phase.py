@@ -25,7 +25,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
 from stitchrl.data.sampling import row_width, rows_of
 from stitchrl.data.transforms import learner_spec, within
-from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.evaluation.judge import Evaluation, Judge, check_task
 from stitchrl.evaluation.value_sanity import limits_of, probe_of
 from stitchrl.experiment import (
     Plan,
@@ -91,32 +91,27 @@ def run_online(
     goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
     before, (step, tensors) = parent.policy(), (0, {}) if goes_on else parent.checkpoint()
     check_exploration(online, before)
+    check_task(before, environment, options)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
     config = describe(parent, plan, online, source, environment, options, logging, step)
     if goes_on:
         config = _as_begun(config, path)
-    with (
-        run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change),
-        listening() as stop,
-        ExitStack() as closing,
-    ):
+    held = run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change)
+    with held, listening() as stop, ExitStack() as closing:
         data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
         closing.callback(learning.gathering.close)
         learner = learning.learner
         check_beginnings(learner.template, parent.settings, str(parent.path))
-        keep_rates(learner, online)
         if not goes_on:
             carry_over(learner, tensors, online, str(parent.path))
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
         _begin(path, config, parent, resume=resume)
-        doctor = RunDoctor(_limits(dataset, plan, before), plan.seeds)
+        doctor, probe = RunDoctor(_limits(dataset, plan, before), plan.seeds), probe_of(learner, data, before.transforms)
         records = Records(path, logging, config, learning.step, seconds)
         closing.callback(records.close)
-        probe = probe_of(learner, data, before.transforms)
-        spec, scales = before.spec, before.transforms
-        run = RunInProgress(plan, spec, scales, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
+        run = RunInProgress(plan, before.spec, before.transforms, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
         run.categories = before.categories
         _go_on(run, path)
         closing.close()
@@ -170,6 +165,7 @@ def continuation(
     rows = Mixture(log, replays, online.rows_from_log(plan.training.batch_size))
     training = dataclasses.replace(plan.training, steps=online.updates(plan.training.steps))
     learner = Learner(kind, plan.settings, inner, rows, plan.seeds, training, device, block_steps(online))
+    keep_rates(learner, online)
     gathering = Gathering(
         agent_of(learner, source), environment, options, batch, replays, exploration_noise=online.exploration_noise, epsilon=online.epsilon,
         reward_bound=plan.preprocessing.reward_bound, terminal_reward=plan.preprocessing.terminal_reward,

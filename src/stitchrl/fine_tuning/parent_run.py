@@ -50,12 +50,6 @@ class Parent:
         schema = self.config["data"].get("table_schema")
         return {"schema": schema} if schema and Path(source).suffix == Path(self.source).suffix else {}
 
-    @property
-    def environment(self) -> tuple[str | None, dict[str, Any]]:
-        """The environment that the run was evaluated in, and its options."""
-        described = self.config.get("environment") or {}
-        return described.get("id"), dict(described.get("options") or {})
-
     def plan(self, settings: Mapping[str, Any] | Any, training: Training, evaluation: Evaluation) -> Plan:
         """Returns the checked plan of the online phase: the run's own, with what is given in place of its settings."""
         given = settings if not isinstance(settings, Mapping) else dataclasses.asdict(self.settings) | dict(settings)

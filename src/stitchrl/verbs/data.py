@@ -24,7 +24,7 @@ class Source:
     """Which data, and for a table (CSV, Parquet) which of its columns mean what."""
 
     data: DataArgument
-    """a built-in dataset (stitchrl data list), or a file or directory: Minari, D4RL HDF5, NPZ, Parquet, CSV, or one of ours"""
+    """a built-in dataset (stitchrl data list), a Minari id, or a file or directory: Minari, D4RL HDF5, NPZ, Parquet, CSV, or one of ours"""
     schema: Path | None = None
     """JSON or TOML file with the columns of a table: observations, actions, reward, episode, time, terminal, timeout, …"""
     table: TableSchema = field(default_factory=TableSchema)
@@ -46,6 +46,8 @@ class Convert:
     overwrite: bool = False
     """replace the file, or the saved dataset, that is there"""
     format: Literal["suffix", "minari"] = "suffix"
+    observation_keys: tuple[str, ...] = ()
+    """of a Minari log whose observations have several entries: those to put side by side, such as observation desired_goal"""
     frame_stack: int | None = None
     """of a log whose observations are single frames: stack so many to an observation; each is stored once all the same"""
 
@@ -135,7 +137,7 @@ def convert(arguments: Sequence[str]) -> int:
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
     _check_free(a.output, a.overwrite)
-    dataset = _load(a.source)
+    dataset = _load(a.source, **({"observation_keys": a.observation_keys} if a.observation_keys else {}))
     if a.frame_stack is not None:
         from stitchrl.data.frame_stacks import stack_frames
 
@@ -218,10 +220,10 @@ def _behaviour(a: Collect, spec: Any, environment: Any) -> Any:
     return NoisyBehaviour(whole, spec, epsilon=a.epsilon, sigma=a.sigma) if a.epsilon or a.sigma else whole
 
 
-def _load(source: Source) -> Any:
+def _load(source: Source, **options: Any) -> Any:
     from stitchrl.recipes import datasets
 
-    return datasets.load(source.data, **table_options(source.schema, source.table))
+    return datasets.load(source.data, **table_options(source.schema, source.table), **options)
 
 
 def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class Evaluate:
     run: Annotated[Path, tyro.conf.Positional]
     """a run directory or a saved policy"""
     env: str = "auto"
-    """auto: the environment that the run names; MODULE:ID imports your own MODULE first"""
+    """auto: the environment that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
     episodes: Count = 100
     """for each seed"""
     sampled: bool = False
@@ -58,20 +58,19 @@ def evaluate(arguments: Sequence[str]) -> int:
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
     from stitchrl.evaluation.recorded_task import task_of
-    from stitchrl.evaluation.references import reference_for
 
     agent = load(a.run)
     if a.settings:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
-    environment, options, reference_data = task_of(a.run, None if a.env == "auto" else a.env)
-    check_task(agent.spec, environment, options)
+    environment, options, reference = task_of(a.run, None if a.env == "auto" else a.env)
+    check_task(agent, environment, options)
     if a.targets:
         return _ask(a, agent, environment, options)
     result = play(
         agent, environment, sampled=a.sampled, episodes=a.episodes, seed=a.seed, discount=a.discount, parallel=a.parallel,
         processes=a.processes, environment_options=options,
     )  # fmt: skip
-    line = result.record(step=0, seconds=0.0, environment=environment, reference=reference_for(environment, reference_data))
+    line = result.record(step=0, seconds=0.0, environment=environment, reference=reference)
     per_seed, found = result.returns.mean(1), interval([result.returns], generator=np.random.default_rng(0))
     over = "seeds and episodes" if len(per_seed) > 1 else "episodes"
     spread = f", 95 % over {over} [{found.low:.4g}, {found.high:.4g}]" if result.returns.size > 1 else ""

@@ -32,7 +32,7 @@ class Finetune(Generic[Settings]):
     evaluation: Evaluation
     online: tyro.conf.OmitArgPrefixes[OnlinePhase] = field(default_factory=OnlinePhase)
     env: str = "auto"
-    """environment to go on in; auto: the one that the run was evaluated in; MODULE:ID imports your own MODULE first"""
+    """environment to go on in; auto: the one that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
     data: str | None = None
     """where the run's log is now, if it was moved"""
     schema: Path | None = None
@@ -79,6 +79,7 @@ def finetune(arguments: Sequence[str]) -> int:
 
 
 def _run(parent: Any, a: Any) -> int:
+    from stitchrl.evaluation.recorded_task import task_of
     from stitchrl.fine_tuning.online_phase import run_online
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
@@ -86,17 +87,14 @@ def _run(parent: Any, a: Any) -> int:
     from stitchrl.verbs.data import table_options
     from stitchrl.verbs.train import told_stop
 
-    recorded, options = parent.environment
-    environment = recorded if a.env == "auto" else a.env
-    if environment is None:
-        raise ConfigError(f"{PROG}: {parent.path} names no environment; give one with --env")
+    environment, options, _ = task_of(parent.path, None if a.env == "auto" else a.env)
     source = a.data or parent.source
     dataset = datasets.load(source, **(table_options(a.schema, a.table) or parent.reading(source)))
     path = Path(a.run) if a.run else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
     with Progress(f"{parent.algorithm} in {environment}", quiet=a.logging.quiet) as progress:
         result = run_online(
             parent, dataset, path=path, source=source, environment=environment,
-            environment_options=options if environment == recorded else {}, settings=a.settings, training=a.training, online=a.online,
+            environment_options=options, settings=a.settings, training=a.training, online=a.online,
             evaluation=a.evaluation, logging=a.logging, resume=a.resume, overwrite=a.overwrite, allow_change=a.allow_change, show=progress,
             warn=progress.warning(),
         )  # fmt: skip

@@ -26,7 +26,7 @@ class Plan:
     run: Annotated[Path, tyro.conf.Positional]
     """a run directory or a saved policy"""
     env: str = "auto"
-    """auto: the environment that the run names; MODULE:ID imports your own MODULE first"""
+    """auto: the environment that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
     starts: Count = 2
     """episodes whose beginning is planned for"""
     dimensions: tuple[Natural, Natural] = (0, 1)
@@ -79,7 +79,7 @@ def _plans(a: Plan) -> Plans:
     if a.settings:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
     id, options, _ = task_of(a.run, None if a.env == "auto" else a.env)
-    check_task(agent.spec, id, options)
+    check_task(agent, id, options)
     world = make(id, **options)
     maze = walls_of(world, id, options)
     observations = np.stack([np.asarray(world.reset(seed=a.seed + i)[0]) for i in range(a.starts)])

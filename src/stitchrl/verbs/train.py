@@ -32,7 +32,7 @@ class Train(Generic[Settings]):
     """Flags of `train`; the settings are those of the algorithm."""
 
     data: str
-    """a built-in dataset (stitchrl data list), or a file or directory"""
+    """a built-in dataset (stitchrl data list), the id of one that Minari has downloaded, or a file or directory"""
     settings: Settings
     schema: Path | None = None
     """JSON or TOML file with the columns of a table (CSV, Parquet)"""
@@ -165,10 +165,13 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:
     """Returns the environment's id and options to evaluate in, or None: `auto` takes the one that the data name."""
-    recorded, options = dataset.metadata.get("environment"), dataset.metadata.get("environment_options") or {}
-    if asked == "none" or (asked == "auto" and not recorded):
+    from stitchrl.evaluation.recorded_task import named_by, options_of
+
+    own = named_by(dataset.metadata)
+    if asked == "none" or (asked == "auto" and own is None):
         return None, {}
-    return (str(recorded), dict(options)) if asked in ("auto", recorded) else (asked, {})
+    environment = asked if own is None or asked != "auto" else own["id"]
+    return environment, options_of(dataset.metadata, environment)
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Discrete, Spec
+from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sources import arrays, d4rl_hdf5, npz
@@ -162,3 +162,11 @@ def test_read_picks_by_what_is_there(tmp_path: Path) -> None:
             sources.read(tmp_path / path)
     with pytest.raises(DataError, match="unexpected keyword argument 'colour'"):
         sources.read(tmp_path / "log.csv", colour=1)
+
+
+def test_bounds_of_actions_that_nobody_stated_are_known_as_guesses() -> None:
+    rows = {"observations": np.zeros((2, 1)), "actions": np.array([[0.1], [0.9]]), "rewards": np.zeros(2), "terminals": np.array([0, 1])}
+    stated = Spec(Box((1,)), Box((1,), (-2.0,), (2.0,)))
+    assert arrays.read(rows).metadata["action_bounds_inferred"] and arrays.read(rows).spec.action == Box((1,), (-1.0,), (1.0,))
+    assert "action_bounds_inferred" not in arrays.read(rows, spec=stated).metadata
+    assert "action_bounds_inferred" not in arrays.read(rows | {"actions": np.array([0, 1])}).metadata

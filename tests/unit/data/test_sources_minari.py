@@ -11,14 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from stitchrl.core.errors import DataError
+from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.sources import minari as ours
+from stitchrl.environments.make import make
+from stitchrl.evaluation.judge import Evaluation, Judge
+from stitchrl.verbs.data import convert
 from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    import gymnasium
+
     minari = pytest.importorskip("minari")
     from gymnasium import spaces
     from minari.data_collector import EpisodeBuffer
@@ -41,7 +46,9 @@ def stream_of(lengths: list[int], discrete: bool) -> Stream:
     )
 
 
-def create(name: str, stream: Stream, observation: Any, action: Any, storage: str, observations: list[Any] | None = None) -> None:
+def create(
+    name: str, stream: Stream, observation: Any, action: Any, storage: str, observations: list[Any] | None = None, **environments: Any
+) -> None:
     buffers = [
         EpisodeBuffer(
             observations=o,
@@ -56,7 +63,13 @@ def create(name: str, stream: Stream, observation: Any, action: Any, storage: st
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of fields that only a published dataset needs
         minari.create_dataset_from_buffers(
-            name, buffers, observation_space=observation, action_space=action, data_format=storage, algorithm_name="counting"
+            name,
+            buffers,
+            observation_space=observation,
+            action_space=action,
+            data_format=storage,
+            algorithm_name="counting",
+            **environments,
         )
 
 
@@ -121,6 +134,26 @@ def test_goals_of_a_dict_observation_become_a_column(local: Path, storage: str) 
         ours.read(path, observation_keys=["pixels"])
 
 
+def test_the_log_s_environment_keeps_its_options_and_clock(local: Path) -> None:
+    stream = stream_of([3, 2], True)
+    cells = [np.arange(len(r) + 1) for r in stream.rewards]
+    lake = gymnasium.make("FrozenLake-v1", is_slippery=False, max_episode_steps=50, render_mode="rgb_array")
+    small = gymnasium.make("FrozenLake-v1", desc=["SF", "HG"])
+    spaces_of = (spaces.Discrete(16), spaces.Discrete(4))
+    create("test/lake-v0", stream, *spaces_of, "hdf5", cells, env=lake)
+    create("test/judged-v0", stream, *spaces_of, "hdf5", cells, env=lake, eval_env=small)
+    d = ours.read(local / "test" / "lake-v0")
+    assert d.metadata["environment"] == "FrozenLake-v1"
+    assert d.metadata["environment_options"] == {"map_name": "4x4", "is_slippery": False, "max_episode_steps": 50}
+    opened = make(d.metadata["environment"], **d.metadata["environment_options"])
+    assert opened.spec is not None and opened.spec.max_episode_steps == 50
+    assert [row[2] for row in opened.unwrapped.P[0][2]] == [0.0]  # to the right alone, where ice is not slippery
+    ours.write(d, local / "again")
+    assert ours.read(local / "again").metadata == d.metadata
+    judged = ours.read(local / "test" / "judged-v0").metadata
+    assert judged["environment_options"] == {"map_name": "4x4", "desc": ["SF", "HG"], "max_episode_steps": 100}
+
+
 def test_actions_that_count_from_elsewhere_count_from_zero(local: Path) -> None:
     stream = stream_of([2], True)
     shifted = stream._replace(actions=[a + 5 for a in stream.actions])
@@ -146,7 +179,32 @@ def test_what_cannot_be_read_is_said(local: Path) -> None:
         "bad-v0: data_format is 'pickle'": {"data_format": "pickle"},
         "bad-v0: metadata.json: action_space: not valid JSON": {"action_space": "{"},
         "bad-v0: metadata.json has no 'action_space'": {"action_space": None},
+        "bad-v0: metadata.json: env_spec: expected kwargs by name": {"env_spec": json.dumps({"id": "X-v0", "kwargs": [1]})},
     }
     for message, values in cases.items():
         with pytest.raises(DataError, match=message):
             ours.read(changed(**values))
+
+
+def test_a_log_whose_goals_stand_apart_is_put_beside_them_for_its_environment(local: Path) -> None:
+    """PointMaze shows 4 numbers and a goal of 2; the log's entries are as Minari records them."""
+    pytest.importorskip("gymnasium_robotics")
+    stream = stream_of([3, 2], False)
+    entries = [
+        {"achieved_goal": o[:, :2], "desired_goal": o[:, :2] * 0 + 7, "observation": np.pad(o, ((0, 0), (0, 1)))}
+        for o in stream.observations
+    ]
+    box = {width: spaces.Box(-np.inf, np.inf, (width,), np.float64) for width in (2, 4)}
+    space = spaces.Dict(achieved_goal=box[2], desired_goal=box[2], observation=box[4])
+    create("test/maze-v0", stream, space, spaces.Box(-2, 2, (2,)), "hdf5", entries)
+    found = ours.read(local / "test" / "maze-v0")
+    judged = ("PointMaze_UMaze-v3", {}, None, (0,))
+    with pytest.raises(
+        ConfigError, match=r"box\[6\] and the policy box\[4\].*data convert LOG --observation-keys observation desired_goal --to WIDE"
+    ):
+        Judge(Evaluation(), found, *judged)
+    named = ["--observation-keys", "observation", "desired_goal", "--to", str(local / "wide")]
+    assert convert([str(local / "test" / "maze-v0"), *named]) == 0
+    wide = sources.read(local / "wide")
+    Judge(Evaluation(), wide, *judged)
+    assert wide.observations[0].tolist() == [*found.observations[0].tolist(), 7, 7]

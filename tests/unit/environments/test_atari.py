@@ -95,6 +95,8 @@ def test_a_run_is_judged_in_the_game(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_told() -> None:
+    with pytest.raises(ConfigError, match=r"not with ALE's own frameskip \(4\).*--env none"):
+        make("ALE/Pong-v5", game="pong", frameskip=4)  # as Minari records the game
     with pytest.raises(ConfigError, match="Did you mean 'frame_stack'"):
         make("ALE/Pong-v5", frame_stak=3)
     with pytest.raises(ConfigError, match="frame_skip"):

@@ -50,6 +50,12 @@ def test_the_data_come_first() -> None:
     found = reference_for("HalfCheetah-v5", {"reference": {"random": 0, "expert": 2}})
     assert found == Reference(0.0, 2.0, "data")
     assert reference_for("CartPole-v1", {"reference": None}) is None
+    umaze = {"reference": {"random": 0, "expert": 2}, "environment": "PointMaze_UMaze-v3", "environment_options": {"reset_target": False}}
+    assert reference_for("PointMaze_UMaze-v3", umaze, {"reset_target": False}) == Reference(0.0, 2.0, "data")
+    for environment, expert in (("PointMaze_Large-v3", 273.99), ("PointMaze_UMaze-v3", 161.86)):  # another maze; its goal elsewhere
+        other = reference_for(environment, umaze)
+        assert other is not None and other.expert == expert
+    assert reference_for("CartPole-v1", umaze) is None
     with pytest.raises(ConfigError, match="expected"):
         reference_for("X-v0", {"reference": {"random": 0}})
     with pytest.raises(ConfigError, match="different"):

@@ -23,6 +23,7 @@ from stitchrl.data import sources
 from stitchrl.data.dataset import Dataset
 from stitchrl.environments.make import make, spec_of
 from stitchrl.evaluation.judge import Evaluation
+from stitchrl.evaluation.recorded_task import task_of
 from stitchrl.experiment import Preprocessing, Result, plan, run_experiment
 from stitchrl.fine_tuning.continuation import Continuation, OnlinePhase, block_steps
 from stitchrl.fine_tuning.online_phase import run_online
@@ -89,7 +90,7 @@ def go_on(run: Path, into: Path, steps: int = 40, online: dict[str, Any] | None 
     phase = read_settings(OnlinePhase, {"warm_start": 10, **(online or {})}, "online")
     data = options.pop("data", None) or sources.read(parent.source)
     return run_online(
-        parent, data, path=into, source="here", environment=options.pop("environment", None) or parent.environment[0] or "", online=phase,
+        parent, data, path=into, source="here", environment=task_of(run, options.pop("environment", None)).environment, online=phase,
         training=replace(parent.training, steps=steps, **options.pop("training", {})), evaluation=Evaluation(episodes=2, every=20),
         logging=QUIET, **options,
     )  # fmt: skip

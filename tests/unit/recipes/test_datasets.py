@@ -11,6 +11,7 @@ import pytest
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.doctor import examine
+from stitchrl.data.sources import minari
 from stitchrl.environments.make import ICU_SEPSIS, make, mdp_of, spec_of
 from stitchrl.environments.tasks.tabular import TabularMDP, greedy_policy, policy_value, solve, uniform_policy
 from stitchrl.recipes import dataset_cache
@@ -139,6 +140,17 @@ def test_the_maze_and_its_goal(size: str) -> None:
     goals = np.stack([world.reset(seed=seed)[0][4:] for seed in range(20)])
     assert (np.ptp(goals, axis=0) < 0.5).all()  # one cell
     world.close()
+
+
+def test_a_minari_id_is_the_log_that_minari_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
+    with pytest.raises(ConfigError, match=f"no {tmp_path}/D4RL/pointmaze/umaze-v2.*`minari download D4RL/pointmaze/umaze-v2`"):
+        load("D4RL/pointmaze/umaze-v2")
+    made = load("gridworld/mixed").select([0, 1])
+    minari.write(made, tmp_path / "own" / "grid-v0", "own/grid-v0")
+    assert load("own/grid-v0").fingerprint() == made.fingerprint()
+    with pytest.raises(ConfigError, match="Did you mean 'hopper/medium'"):  # D4RL's old names have no namespace
+        load("hopper-medium-v2")
 
 
 def test_a_name_that_is_none() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -27,6 +28,16 @@ _VERSION = "0.5.4"
 _OWN = "stitchrl"  # in metadata.json: spec, metadata and column names, in datasets that this library wrote
 
 
+def is_id(name: str) -> bool:
+    """Returns whether a name is a Minari id: namespace/name-v0, of one namespace or several or none."""
+    return re.fullmatch(r"(?:[-\w][-\w/]*[-\w]+/)?[-\w]+-v\d+", name) is not None
+
+
+def directory_of(name: str) -> Path:
+    """Returns where Minari keeps the dataset of an id: under $MINARI_DATASETS_PATH, by default ~/.minari/datasets."""
+    return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets") / name
+
+
 def read(
     path: str | Path,
     *,
@@ -40,7 +51,9 @@ def read(
     """Returns the dataset of a Minari directory: T + 1 observations an episode, the last one its final observation.
 
     observation_keys: of a Dict observation, the entries (`a/b` within nested ones) put side by side; by default `observation`, or
-    all. goal_keys: the entries put into the column `goals`; by default `desired_goal` where there is one. infos: names to keep.
+    all. Environments that tell a goal show `observation` and `desired_goal`; hindsight draws goals from `observation`.
+    goal_keys: the entries put into the column `goals`; by default `desired_goal` where there is one. infos: names to keep.
+    The metadata name the log's environment with its options and clock: `eval_env_spec`'s where there is one, else `env_spec`'s.
     Raises DataError.
     """
     path = Path(path)
@@ -83,7 +96,7 @@ def write(dataset: Dataset, path: str | Path, dataset_id: str | None = None) -> 
     if path.exists():
         raise DataError(f"{path}: exists already. Choose another name")
     name = dataset_id or (path.name if re.search(r"-v\d+$", path.name) else f"{path.name}-v0")
-    if not re.fullmatch(r"(?:[-\w][-\w/]*[-\w]+/)?[-\w]+-v\d+", name):
+    if not is_id(name):
         raise DataError(f"{name[:80]!r} is no Minari id; expected namespace/name-v0 of letters, digits, - and _")
     extra = [column for column in dataset.columns if column not in REQUIRED]
     record = {
@@ -280,13 +293,24 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     for key in ("author", "algorithm_name", "code_permalink", "description"):
         if key in record:
             metadata["provenance"][key] = str(record[key])[:2000]
-    if isinstance(record.get("env_spec"), str):
-        environment = parse_json(record["env_spec"].encode(), "metadata.json: env_spec", constants=True)
-        metadata["environment"] = str(environment.get("id"))[:200]
+    for key in ("eval_env_spec", "env_spec"):  # policies are judged where the log's makers judge them, if they say so
+        if isinstance(record.get(key), str):
+            environment = parse_json(record[key].encode(), f"metadata.json: {key}", constants=True)
+            metadata |= {"environment": str(environment.get("id"))[:200], "environment_options": _environment_options(environment, key)}
+            break
     scores = [record.get("ref_min_score"), record.get("ref_max_score")]
     if all(isinstance(x, int | float) and math.isfinite(x) for x in scores):
         metadata["reference"] = {"random": scores[0], "expert": scores[1]}
     return metadata
+
+
+def _environment_options(described: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Returns the arguments of a Gymnasium EnvSpec in JSON, and its clock; how it is drawn is no part of the task."""
+    arguments, clock = described.get("kwargs") or {}, described.get("max_episode_steps")
+    if not isinstance(arguments, dict) or not isinstance(clock, int | None):
+        raise DataError(f"metadata.json: {key}: expected kwargs by name and a whole max_episode_steps, as Gymnasium writes them")
+    options = {name: value for name, value in arguments.items() if name != "render_mode"}
+    return options if clock is None else options | {"max_episode_steps": clock}
 
 
 def _minari_space(space: Space) -> str:

@@ -1,0 +1,38 @@
+"""Whether an algorithm can learn from a log with these settings: told before it begins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stitchrl import algorithms
+from stitchrl.core.algorithm import Algorithm
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.spec import Discrete
+from stitchrl.data.dataset import Dataset
+from stitchrl.data.finite_values import check_finite, check_rewards_told
+
+
+def check_log(dataset: Dataset, algorithm: str, settings: Any, *, own_rewards: bool = False) -> None:
+    """Raises ConfigError for a log of other actions or an unbounded task, DataError for values that are not finite, or rewards that it lacks.
+
+    own_rewards: what is learned is paid otherwise than the log says.
+    """
+    found, _ = algorithms.find(algorithm)
+    kind = "discrete" if isinstance(dataset.spec.action, Discrete) else "box"
+    if found.action_space not in ("any", kind):
+        fitting = [name for name, (other, _) in _by_name().items() if other.action_space in ("any", kind)]
+        words = {"discrete": "integer", "box": "real-valued"}
+        raise ConfigError(
+            f"'{algorithm}' needs {words[found.action_space]} actions; these data have {words[kind]} ones. Choose from {', '.join(fitting)}"
+        )
+    for name in ("observations", "actions", "rewards"):
+        check_finite(dataset, name)
+    if not own_rewards and found.learns_from_rewards(settings):
+        others = [name for name, (kind, config) in _by_name().items() if not kind.learns_from_rewards(config())]
+        check_rewards_told(dataset, f"'{algorithm}'", f", or choose what reads none: {', '.join(others)}, hindsight (--goals.hindsight)")
+    if getattr(settings, "discount", None) == 1.0 and not bool(dataset.columns["terminals"].any()):
+        raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
+
+
+def _by_name() -> dict[str, tuple[type[Algorithm], type[Any]]]:
+    return {name: algorithms.find(name) for name in algorithms.names()}
