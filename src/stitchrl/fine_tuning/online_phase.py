@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from stitchrl import algorithms
 from stitchrl.agent import Agent
@@ -88,23 +89,21 @@ def run_online(
     plan = parent.plan(settings or {}, training or parent.training, evaluation or parent.evaluation)
     _check(parent, plan, online, path)
     parent.check_data(dataset, source)
-    goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
-    before, (step, tensors) = parent.policy(), (0, {}) if goes_on else parent.checkpoint()
+    before = parent.policy()
     check_exploration(online, before)
     check_task(before, environment, options)
     judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
+    goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
+    step, tensors = (0, None) if goes_on else parent.checkpoint()
     config = describe(parent, plan, online, source, environment, options, logging, step)
-    if goes_on:
-        config = _as_begun(config, path)
+    config = _as_begun(config, path) if goes_on else config
     held = run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change)
     with held, listening() as stop, ExitStack() as closing:
         data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
         closing.callback(learning.gathering.close)
         learner = learning.learner
-        check_beginnings(learner.template, parent.settings, str(parent.path))
-        if not goes_on:
-            carry_over(learner, tensors, online, str(parent.path))
+        _take_over(learner, parent, tensors, online)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
         _begin(path, config, parent, resume=resume)
@@ -125,6 +124,13 @@ def _check(parent: Parent, plan: Plan, online: OnlinePhase, path: Path) -> None:
     online.check(plan.training)
     if path.resolve() == parent.path.resolve():
         raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
+
+
+def _take_over(learner: Learner, parent: Parent, tensors: Mapping[str, Tensor] | None, online: OnlinePhase) -> None:
+    """Gives the learner what the parent learned, unless it has `None` to give: then the phase has its own."""
+    check_beginnings(learner.template, parent.settings, str(parent.path))
+    if tensors is not None:
+        carry_over(learner, tensors, online, str(parent.path))
 
 
 def _as_begun(config: dict[str, Any], path: Path) -> dict[str, Any]:
