@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stitchrl import algorithms
+from stitchrl.agent import Agent
+from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.environments.behaviours import (
@@ -213,8 +216,10 @@ def test_environments_are_closed_where_not_all_can_be_opened_or_the_policy_does_
     with pytest.raises(ConfigError, match="no more of them"):
         collect("test/Counted-v0", ScriptedBehaviour(in_tenths, "tenths"), episodes=4, parallel=4)
     assert opened == []
+    kind, config = algorithms.find("bc")
+    template = build(kind, config(), GRID, 0)
     with pytest.raises(ConfigError, match="has observations"):
-        check_task(GRID, "test/Counted-v0", {})
+        check_task(Agent("bc", template, template.state_dict(), GRID, [], [0]), "test/Counted-v0", {})
     assert opened == []
 
 
