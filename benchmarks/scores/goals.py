@@ -184,7 +184,8 @@ The log's walker, told the way, solves {told} of {still["episodes"]} episodes of
 stand at their bound (one step's advantage, of true values at most 1, has a standard deviation of {spread}). So it is where to go
 that is not known: the value, by which the high level picks subgoals, orders states by their way to a task's goal with rank
 correlations of {low:.2f} to {high:.2f}, and tells in {min(nearer)} to {max(nearer)} % of cases whether 25 steps of a walk led nearer or away.
-With a learning rate of {faster["learning_rate"]:g} for {hiql["learning_rate"]:g} it is no better ({worst:.2f} to {best:.2f}, and the low level, led so, solves {lost} %).
+With a learning rate of {faster["learning_rate"]:g} for {hiql["learning_rate"]:g} it is no better
+({worst:.2f} to {best:.2f}; the low level, led so, solves {lost} %).
 What helps are faster targets, and time: the table."""
     return ["## Why ants stay behind", "", "Measured by `ants.py` (raw/ants.jsonl).", *text.splitlines(), ""]
 
