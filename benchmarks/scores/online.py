@@ -1,6 +1,7 @@
 """The known picture of going on online: CQL's dip, Cal-QL's smaller one, IQL's slow gain; Pendulum, from its expert and its medium log.
 
-OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/online.py --runs /tmp/online      # to raw/online.jsonl and ONLINE.md; goes on if it was cut
+OMP_NUM_THREADS=1 .venv/bin/python benchmarks/scores/online.py --runs /tmp/online      # to raw/online.jsonl and ONLINE.md
+.venv/bin/python benchmarks/scores/online.py --runs /tmp/online --resume              # goes on where it was cut; whole runs are read again
 .venv/bin/python benchmarks/scores/online.py --table                                  # the page from the raw lines alone
 """
 
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--log", default="pendulum/expert", choices=list(LOGS))
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--resume", action="store_true")
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
     if not a.table:
@@ -45,11 +47,11 @@ def main() -> None:
 
         torch.set_num_threads(1)
         for method in a.methods:
-            run(a.log, method, a.runs, a.seeds)
+            run(a.log, method, a.runs, a.seeds, a.resume)
     PAGE.write_text(page(read_rows(RAW)), encoding="utf-8")
 
 
-def run(log: str, method: str, runs: Path, seeds: int) -> None:
+def run(log: str, method: str, runs: Path, seeds: int, resume: bool) -> None:
     """Learns offline, goes on online, and adds a line for each seed to the raw file."""
     import stitchrl
     from stitchrl import __version__
@@ -61,9 +63,9 @@ def run(log: str, method: str, runs: Path, seeds: int) -> None:
     offline, after = (runs / f"{log.replace('/', '-')}-{method}{phase}" for phase in ("", "-online"))
     stitchrl.train(
         method, log, run=offline, environment=ENVIRONMENT, seeds=seeds, settings=settings, preprocessing={"reward_scale": 0.1},
-        training={"steps": steps, "save_every": steps, "threads": 1}, resume=_begun(offline), **common,
+        training={"steps": steps, "save_every": steps, "threads": 1}, **_kept(offline, resume), **common,
     )  # fmt: skip
-    stitchrl.finetune(offline, ENVIRONMENT, steps=online_steps, into=after, online=online, resume=_begun(after), **common)
+    stitchrl.finetune(offline, ENVIRONMENT, steps=online_steps, into=after, online=online, **_kept(after, resume), **common)
     lines = _lines(after / "evaluations.jsonl")
     below = _lines(offline / "metrics.jsonl")[-1].get("metric/below_return")
     for seed in range(seeds):
@@ -80,8 +82,8 @@ def run(log: str, method: str, runs: Path, seeds: int) -> None:
         append_row(RAW, row)
 
 
-def _begun(run: Path) -> bool:
-    return (run / "config.json").is_file()
+def _kept(run: Path, resume: bool) -> dict[str, bool]:
+    return {"resume": True} if resume and (run / "config.json").is_file() else {"overwrite": True}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -78,6 +78,11 @@ def train(
     """
     path, kind = _path(run, "run"), algorithms.find(algorithm)[0]
     told = published.Recipe(algorithm) if recipe is None else published.recipe_of(algorithm, recipe)
+    for name, given in {"settings": settings, "training": training, "preprocessing": preprocessing, "goals": goals}.items():
+        if recipe is not None and not isinstance(given, Mapping | None):
+            raise ConfigError(
+                f"{name} is a {type(given).__name__}, which says all, and so does recipe {recipe!r}; give the fields to change: a dict"
+            )
     own = {**told.settings, **(settings or {})} if settings is None or isinstance(settings, Mapping) else settings
     made = plan_run(
         algorithm, settings=own, seeds=seeds,

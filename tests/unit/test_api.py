@@ -137,6 +137,8 @@ def test_what_is_given_has_its_say_over_a_recipe(walk: Dataset, tmp_path: Path) 
     assert told["standardize_observations"] and told["observation_epsilon"] == 0.5
     told = config("hiql", "hiql:pointmaze/stitch", **small, goals={"discount": 0.5})["goals"]
     assert told["hindsight"] and (told["actor_random"], told["discount"]) == (0.5, 0.5)
+    with pytest.raises(ConfigError, match="training is a Training, which says all, and so does recipe 'rebrac:hopper/medium'"):
+        config("rebrac", "rebrac:hopper/medium", training=Training(steps=1))
     with pytest.raises(ConfigError, match="recipe 'iql_locomotion' is for iql, not bc; train iql with it"):
         config("bc", "iql_locomotion")
     with pytest.raises(ConfigError, match="unknown recipe 'iql_locomotin'. Did you mean 'iql_locomotion'"):

@@ -27,8 +27,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file under another name, syncs it to disk and renames it; what is no plain file (a pipe, /dev/stdout) is written as it is."""
-    if path.exists() and not path.is_file():
+    """Writes a file under another name, syncs it to disk and renames it; what is no plain file (a pipe, a link such as /dev/stdout) is written
+    as it is."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
         path.write_bytes(content)
         return
     temporary = path.with_name(f"{path.name}.tmp-{os.getpid()}")

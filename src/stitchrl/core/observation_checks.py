@@ -12,10 +12,8 @@ def check_rows(observations: np.ndarray, space: Space) -> None:
     """Raises DataError for observations that are not `[N, *O]` of a space."""
     shape = () if isinstance(space, Discrete) else space.shape
     if observations.shape[1:] != shape or observations.ndim != len(shape) + 1:
-        expected = ", ".join(["N", *map(str, shape)])
-        raise DataError(
-            f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data{_goal_hint(observations, shape)}"
-        )
+        expected, hint = ", ".join(["N", *map(str, shape)]), _goal_hint(observations, shape)
+        raise DataError(f"observations have shape {list(observations.shape)}; expected [{expected}] as in the data{hint}")
 
 
 def check_observations(observations: np.ndarray, space: Space, seeds: int) -> None:

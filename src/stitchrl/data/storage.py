@@ -94,10 +94,10 @@ def save_dataset(dataset: Dataset, directory: Path, overwrite: bool = False) -> 
 
 
 def remove_leftovers(directory: Path) -> None:
-    """Removes what killed processes left of saving a dataset here; nobody else may be saving it. Raises OSError."""
+    """Removes what killed processes left of saving a dataset here, as far as it may; nobody else may be saving it."""
     for kind in ("tmp", "old"):
         for leftover in directory.parent.glob(f".{glob.escape(directory.name)}.{kind}-*"):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 def open_dataset(directory: Path) -> Dataset:

@@ -13,6 +13,8 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, is_image
 from stitchrl.data.dataset import Dataset
 
+SLACK = 1e-5  # of an action beyond its bound, relative to 1 + |bound|: rounding
+
 Column = Literal["observations", "actions", "rewards"]
 
 
@@ -95,7 +97,7 @@ def within(dataset: Dataset, task: Space) -> Dataset:
     if not isinstance(own, Box) or not isinstance(task, Box) or not task.bounded:
         return dataset
     (low, high), (least, most) = bounds_of(task), bounds_of(own)
-    slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
     if not dataset.metadata.get("action_bounds_inferred") and np.all(least >= low - slack) and np.all(most <= high + slack):
         return dataset
     return replace(dataset, spec=replace(dataset.spec, action=replace(own, low=task.low, high=task.high)))
@@ -107,7 +109,7 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     if isinstance(space, Discrete) or not space.bounded or outside == "keep":
         return dataset
     low, high = (bound.astype(np.float32) for bound in bounds_of(space))
-    slack = 1e-6 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
     actions = dataset.columns["actions"]
     rows = np.flatnonzero(((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1))
     if len(rows) and outside == "refuse":

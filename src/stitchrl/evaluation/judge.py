@@ -17,7 +17,7 @@ from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import apply, return_scale, undo, words_of_bounds
+from stitchrl.data.transforms import SLACK, apply, return_scale, undo, words_of_bounds
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
@@ -189,7 +189,7 @@ def _check_actions(agent: Agent, task: Spec, environment: str) -> None:
         return
     low, high = bounds_of(space)
     least, most = (undo(agent.transforms, "actions", np.full((1, *space.shape), end, np.float32))[0] for end in (-1, 1))
-    slack = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
     own = Box(space.shape, tuple(least.reshape(-1).tolist()), tuple(most.reshape(-1).tolist()))
     differ = f"{environment} takes actions from {words_of_bounds(space)}, and the policy's go from {words_of_bounds(own)}, those of its log"
     if np.any(least < low - slack) or np.any(most > high + slack):

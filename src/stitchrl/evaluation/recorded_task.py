@@ -26,6 +26,16 @@ def named_by(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"id": str(metadata["environment"]), "options": dict(metadata.get("environment_options") or {})}
 
 
+def check_named(id: str) -> str:
+    """Returns the id of an environment that a log names; raises ConfigError where to open it would import a module, which is on no log's word."""
+    if ":" in id:
+        raise ConfigError(
+            f"the log names the environment {id!r}, which is of a module: to open it would run the module, which takes your word; name it "
+            f"yourself (--env {id}), or stay offline (--env none)"
+        )
+    return id
+
+
 def options_of(metadata: Mapping[str, Any], environment: str | None) -> dict[str, Any]:
     """Returns the options of an environment: those of the log's own where it is the same id, else none."""
     own = named_by(metadata)
@@ -35,18 +45,22 @@ def options_of(metadata: Mapping[str, Any], environment: str | None) -> dict[str
 def task_of(run: Path, environment: str | None = None) -> RecordedTask:
     """Returns the environment of a run directory with its options and reference: the one that it was judged in, or else its log's own.
 
-    Where another is told, its options are those of whichever of the two has its id, else none. Raises ConfigError where none is named,
-    CheckpointError for a config.json that is not a run's.
+    Where another is told, its options are those of whichever of the two has its id, else none. Raises ConfigError where none is named, or by the
+    log one of a module, CheckpointError for a config.json that is not a run's.
     """
     config = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     if not isinstance(config, dict) or not all(isinstance(config.get(part) or {}, dict) for part in ("environment", "data")):
         raise CheckpointError(f"{run}/config.json: not a run's; expected an object of settings")
     judged, data = config.get("environment") or {}, config.get("data") or {}
     own = data.get("environment") or {}
+    if any(part and not (isinstance(part, dict) and isinstance(part.get("options") or {}, dict)) for part in (judged, own)):
+        raise CheckpointError(f"{run}/config.json: not a run's; expected an environment's id and options")
     metadata = {"reference": data.get("reference"), "environment": own.get("id"), "environment_options": own.get("options")}
     for known in (judged, own):
-        if known and environment in (None, known["id"]):
+        if known.get("id") and environment in (None, known["id"]):
             id, options = str(known["id"]), dict(known.get("options") or {})
+            if known is own and environment is None:
+                check_named(id)
             return RecordedTask(id, options, reference_for(id, metadata, options))
     if environment is None:
         raise ConfigError(f"{run}: names no environment, nor does its log; give one with --env (in Python: environment=)")
@@ -58,12 +72,12 @@ def task_for(
 ) -> tuple[str, Mapping[str, Any]]:
     """Returns the environment to judge a policy in, and its options: a log's own, or a run's unless told.
 
-    Raises ConfigError where none is named, CheckpointError for what is not a run's.
+    Raises ConfigError where none is named, or by a log one of a module, CheckpointError for what is not a run's.
     """
     if isinstance(environment, Dataset):
         if (own := named_by(environment.metadata)) is None:
             raise ConfigError(f"{environment.metadata.get('name', 'the log')}: its metadata name no environment; give the name of one")
-        return own["id"], own["options"] if options is None else options
+        return check_named(own["id"]), own["options"] if options is None else options
     if isinstance(policy, Agent):
         if environment is None:
             raise ConfigError(

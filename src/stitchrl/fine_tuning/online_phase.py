@@ -98,10 +98,10 @@ def run_online(
     config = describe(parent, plan, online, source, environment, options, logging, step)
     config = _as_begun(config, path) if goes_on else config
     held = run_directory.opened(path, config, resume=resume, overwrite=overwrite, allow_change=allow_change)
-    with held, listening() as stop, ExitStack() as closing:
+    with held, listening() as stop, ExitStack() as opened:
         data, _ = prepare(within(dataset, before.spec.action), plan)
         learning = continuation(plan, online, data, before, environment, options)
-        closing.callback(learning.gathering.close)
+        opened.callback(learning.gathering.close)
         learner = learning.learner
         _take_over(learner, parent, tensors, online)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
@@ -109,11 +109,11 @@ def run_online(
         _begin(path, config, parent, resume=resume)
         doctor, probe = RunDoctor(_limits(dataset, plan, before), plan.seeds), probe_of(learner, data, before.transforms)
         records = Records(path, logging, config, learning.step, seconds)
-        closing.callback(records.close)
+        opened.callback(records.close)
         run = RunInProgress(plan, before.spec, before.transforms, learner, learning, judge, records, path, show, stop, doctor, probe, warn)
         run.categories = before.categories
         _go_on(run, path)
-        closing.close()
+        opened.close()
         run.agent().save(path / "policy")
         return Result(path, run.agent(), learning.step, run.metrics, run.evaluation, stop.signal, tuple(alarms_of(run.changes)))
 

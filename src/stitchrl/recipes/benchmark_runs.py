@@ -17,6 +17,7 @@ from typing import Any, final
 
 import torch
 
+from stitchrl import algorithms
 from stitchrl.algorithms import source_hash
 from stitchrl.core.errors import ConfigError, DivergenceError, StitchError
 from stitchrl.core.files import to_json_line
@@ -77,13 +78,14 @@ class Job:
         return self.task.dataset, self.method, self.seed, self.config_hash, fingerprint
 
     def directory(self, out: Path, fingerprint: str) -> Path:
-        """Where it is learned: another one for other settings, data or source."""
-        hashes = f"{self.config_hash[:8]}-{fingerprint[:8]}-{self.source_hash[:8]}"
+        """Where it is learned: another one for other settings, data or source, and on another kind of device, which cannot go on with it."""
+        device = device_of(self.plan.training.device).type
+        hashes = f"{self.config_hash[:8]}-{fingerprint[:8]}-{self.source_hash[:8]}" + ("" if device == "cpu" else f"-{device}")
         return out / "runs" / f"{self.task.dataset.replace('/', '-')}-{self.method}-{self.seed}-{hashes}"
 
 
 def label(suite: str, steps: int | None) -> str:
-    """Returns the name of a suite as its lines and its directory have it: with other steps than its own it is another one."""
+    """Returns the name of a suite as its lines and its directory have it: with --steps it is another one."""
     return suite if steps is None else f"{suite}-{steps}-steps"
 
 
@@ -148,6 +150,9 @@ def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection)
     """Answers ("row", the raw line) or ("stopped", None) after a signal; the run's checkpoints stay until its line is recorded."""
 
     def work() -> tuple[str, Any]:
+        algorithms.find(job.plan.algorithm)  # read now, so that a later edit is not what is learned with
+        if source_hash(job.plan.algorithm) != job.source_hash:
+            raise ConfigError(f"{job.plan.algorithm}: its file was edited while the benchmark ran; the same command makes this run anew")
         dataset = datasets.load(job.task.dataset)
         result = run_experiment(
             job.plan, dataset, path=directory, source=job.task.dataset, environment=str(dataset.metadata["environment"]),

@@ -105,7 +105,7 @@ def published(dataset: str, *, best: bool = False) -> tuple[str, dict[str, tuple
 
 
 def source_of(datasets: Iterable[str]) -> str:
-    """Returns where the published scores of these logs' kinds are from."""
+    """Returns where the published scores of these logs' kinds are from, whichever methods are shown."""
     goals = {_row(_GOALS, dataset, GOAL_METHODS) is not None for dataset in datasets if published(dataset) is not None}
     return ". ".join(source for source, shown in ((SOURCE, False in goals), (GOAL_SOURCE, True in goals)) if shown)
 

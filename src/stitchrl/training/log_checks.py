@@ -28,7 +28,7 @@ def check_log(dataset: Dataset, algorithm: str, settings: Any, *, own_rewards: b
     for name in ("observations", "actions", "rewards"):
         check_finite(dataset, name)
     if not own_rewards and found.learns_from_rewards(settings):
-        others = [name for name, (kind, config) in _by_name().items() if not kind.learns_from_rewards(config())]
+        others = [name for name, (other, config) in _by_name().items() if not other.learns_from_rewards(config())]
         check_rewards_told(dataset, f"'{algorithm}'", f", or choose what reads none: {', '.join(others)}, hindsight (--goals.hindsight)")
     if getattr(settings, "discount", None) == 1.0 and not bool(dataset.columns["terminals"].any()):
         raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")

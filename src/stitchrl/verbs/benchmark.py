@@ -62,6 +62,10 @@ def run(arguments: Sequence[str]) -> int:
     jobs = _jobs(a)
     out = DEFAULT_OUT / benchmark_runs.label(a.suite, a.steps) if a.out is None else a.out
     check_writable(out, "--out", directory=True)
+    if a.out is None and (DEFAULT_OUT / "raw.jsonl").is_file():
+        _tell(
+            f"{DEFAULT_OUT} has lines of before suites had directories of their own, which are left alone; they count with --out {DEFAULT_OUT}"
+        )
     processes = _processes(a)
     _tell(_forecast(jobs, processes))
     if a.dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, final
@@ -80,10 +81,9 @@ def _plans(a: Plan) -> Plans:
         agent = acting_with(agent, settings_of(a.settings, "--settings"))
     id, options, _ = task_of(a.run, None if a.env == "auto" else a.env)
     check_task(agent, id, options)
-    world = make(id, **options)
-    maze = walls_of(world, id, options)
-    observations = np.stack([np.asarray(world.reset(seed=a.seed + i)[0]) for i in range(a.starts)])
-    world.close()
+    with closing(make(id, **options)) as world:
+        maze = walls_of(world, id, options)
+        observations = np.stack([np.asarray(world.reset(seed=a.seed + i)[0]) for i in range(a.starts)])
     seen = seen_plans(agent, observations, sampled=a.sampled)
     space: Any = agent.spec.observation
     if maze is not None:

@@ -165,12 +165,12 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
 
 def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:
     """Returns the environment's id and options to evaluate in, or None: `auto` takes the one that the data name."""
-    from stitchrl.evaluation.recorded_task import named_by, options_of
+    from stitchrl.evaluation.recorded_task import check_named, named_by, options_of
 
     own = named_by(dataset.metadata)
     if asked == "none" or (asked == "auto" and own is None):
         return None, {}
-    environment = asked if own is None or asked != "auto" else own["id"]
+    environment = asked if own is None or asked != "auto" else check_named(own["id"])
     return environment, options_of(dataset.metadata, environment)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -59,5 +60,14 @@ def test_what_is_no_plain_file_is_written_as_it_is(tmp_path: Path) -> None:
     os.close(reading)
 
 
+def test_a_link_stays_and_what_it_points_to_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("before")
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    write_atomically(tmp_path / "link", b"after")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there").read_text() == "after"
+
+
 def test_no_verb_writes_what_a_kill_could_cut_short() -> None:
-    assert [path.name for path in (PACKAGE / "verbs").glob("*.py") if ".write_text(" in path.read_text()] == []
+    assert [
+        path.name for path in (PACKAGE / "verbs").glob("*.py") if re.search(r"\.write_(text|bytes)\(|open\(.?['\"][wa]", path.read_text())
+    ] == []

@@ -154,6 +154,17 @@ def test_the_log_s_environment_keeps_its_options_and_clock(local: Path) -> None:
     assert judged["environment_options"] == {"map_name": "4x4", "desc": ["SF", "HG"], "max_episode_steps": 100}
 
 
+def test_a_log_of_frames_that_were_skipped_by_a_wrapper_asks_for_no_skipping_twice() -> None:
+    kwargs = {"game": "pong", "obs_type": "rgb", "frameskip": 1, "render_mode": None}
+    skipping = {"name": "AtariPreprocessing", "entry_point": "…", "kwargs": {"frame_skip": 4}}
+    for wrappers, expected in (
+        ([skipping], {"game": "pong", "obs_type": "rgb"}),
+        ([], {"game": "pong", "obs_type": "rgb", "frameskip": 1}),
+    ):
+        described = {"id": "ALE/Pong-v5", "kwargs": kwargs, "max_episode_steps": None, "additional_wrappers": wrappers}
+        assert ours._environment_options(described, "env_spec") == expected
+
+
 def test_actions_that_count_from_elsewhere_count_from_zero(local: Path) -> None:
     stream = stream_of([2], True)
     shifted = stream._replace(actions=[a + 5 for a in stream.actions])

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,15 @@ def test_a_maze_leaves_no_file_and_no_descriptor_behind(id: str, tmp_path: Path,
     assert tempfile.gettempdir() == str(tmp_path)
     if opened:
         assert len(os.listdir("/proc/self/fd")) == len(opened)
+
+
+def test_mazes_may_be_made_by_several_threads() -> None:
+    before = tempfile.tempdir, tempfile.mkstemp
+    threads = [threading.Thread(target=lambda: make("PointMaze_UMaze-v3").close()) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tempfile.tempdir, tempfile.mkstemp) == before
+    with tempfile.TemporaryFile() as file:
+        file.write(b"still there")

@@ -7,6 +7,8 @@ import inspect
 import json
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -50,13 +52,15 @@ def test_an_edited_algorithm_is_run_again(tmp_path: Path) -> None:
         lines.clear()
         return benchmark_schedule.run([job], tmp_path, 1, lines.append)
 
-    assert run(before).made == 1 and run(before).skipped == 1
+    assert run(now).made == 1 and run(now).skipped == 1
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text(raw.read_text().replace(now.source_hash, before.source_hash))  # as it would stand there of an earlier file
     outcome = run(now)
     assert outcome.made == 1 and "bc: its file was edited since 1 run(s) were recorded; they are made again, and the newest count" in lines
-    rows = read_raw(tmp_path / "raw.jsonl")
+    rows = read_raw(raw)
     assert [line["source_hash"] for line in rows] == [before.source_hash, now.source_hash] and outcome.rows == rows[1:]
     assert run(now).skipped == 1 and not any("edited" in line for line in lines)
-    (tmp_path / "raw.jsonl").write_text(json.dumps({name: value for name, value in rows[0].items() if name != "source_hash"}) + "\n")
+    raw.write_text(json.dumps({name: value for name, value in rows[0].items() if name != "source_hash"}) + "\n")
     assert run(now).skipped == 1
 
 
@@ -138,7 +142,22 @@ def _dies(title: str, number: int, answer: Connection) -> None:
 def test_a_process_that_is_lost_is_an_error_and_not_a_stop(number: int, words: str) -> None:
     answers = list(benchmark_schedule._in_processes([("a", _dies, ("a", number))], 1, []))
     assert [(title, kind) for title, (kind, _) in answers] == [("a", "error")] and words in answers[0][1][1]
-    assert list(benchmark_schedule._in_processes([("a", _dies, ("a", number))], 1, [signal.SIGTERM])) == []
+
+
+def _waits(title: str, answer: Connection) -> None:
+    time.sleep(100)
+
+
+def test_a_process_that_was_asked_to_end_is_stopped_and_not_lost() -> None:
+    heard: list[int] = []
+    threading.Timer(0.5, heard.append, [signal.SIGTERM]).start()
+    assert list(benchmark_schedule._in_processes([("a", _waits, ("a",))], 1, heard)) == [("a", ("stopped", None))]
+
+
+def test_an_algorithm_edited_while_the_benchmark_runs_is_not_recorded_as_it_was(tmp_path: Path) -> None:
+    job = replace(one_job(), source_hash="0" * 64)  # of the file as the benchmark began
+    outcome = benchmark_schedule.run([job], tmp_path, 1, lambda _: None)
+    assert outcome.made == 0 and "bc: its file was edited while the benchmark ran" in outcome.failed[0]
 
 
 def test_a_run_that_is_lost_is_told_and_recorded_and_made_by_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +166,8 @@ def test_a_run_that_is_lost_is_told_and_recorded_and_made_by_the_next_call(tmp_p
         during.setattr(benchmark_schedule, "run_job", _is_killed)
         outcome = benchmark_schedule.run([job], tmp_path, 1, lambda _: None)
     assert outcome.made == 0 and len(outcome.failed) == 1 and "memory runs out" in outcome.failed[0]
+    [line] = read_raw(tmp_path / "raw.jsonl")
+    assert line["kind"] == "error" and "memory runs out" in line["error"]
     assert benchmark_schedule.run([job], tmp_path, 1, lambda _: None).made == 1
 
 

@@ -309,7 +309,9 @@ def _environment_options(described: Mapping[str, Any], key: str) -> dict[str, An
     arguments, clock = described.get("kwargs") or {}, described.get("max_episode_steps")
     if not isinstance(arguments, dict) or not isinstance(clock, int | None):
         raise DataError(f"metadata.json: {key}: expected kwargs by name and a whole max_episode_steps, as Gymnasium writes them")
-    options = {name: value for name, value in arguments.items() if name != "render_mode"}
+    wrappers = {str(each.get("name")) for each in described.get("additional_wrappers") or () if isinstance(each, dict)}
+    own = {"render_mode"} | ({"frameskip"} if "AtariPreprocessing" in wrappers else set())  # which skips frames itself, as `make` does
+    options = {name: value for name, value in arguments.items() if name not in own}
     return options if clock is None else options | {"max_episode_steps": clock}
 
 
