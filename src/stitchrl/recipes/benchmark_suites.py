@@ -26,7 +26,7 @@ GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
 # Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md); AWAC's and ReBRAC's from
 # benchmarks/scores/standard. Others: the default.
-_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0, "awac": 8.0, "rebrac": 8.0}
+_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0, "awac": 8.0, "rebrac": 8.0, "hiql": 22.0, "qrl": 22.0}
 _OTHER_MILLISECONDS = 15.0
 _START_SECONDS = 4.0  # of a run's process, with what it reads and the report of its end
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import math
 import os
 import signal
 import threading
@@ -20,10 +21,11 @@ from stitchrl.cli import VERBS
 from stitchrl.experiment import Result
 from stitchrl.recipes import benchmark_schedule
 from stitchrl.recipes.benchmark_runs import Job, Log, jobs_of, row_of
-from stitchrl.recipes.benchmark_suites import suite
+from stitchrl.recipes.benchmark_suites import seconds_of, suite
 from stitchrl.recipes.published_scores import SOURCE, published
 from stitchrl.report.benchmark_rows import read_raw
 from stitchrl.report.benchmark_table import benchmark_table
+from tests.architecture.source_tree import ROOT
 from tests.unit.recipes.test_benchmark import row, told
 
 TINY = ("--datasets", "gridworld", "--algorithms", "bc", "--processes", 1, "--seeds", 1)
@@ -220,3 +222,16 @@ def test_a_trial_takes_no_other_tables_place(tmp_path: Path, monkeypatch: pytest
 def test_a_length_of_time_in_words() -> None:
     told = {40: "40 s", 720: "12 min", 5_700: "1 h 35 min", 40 * 3600: "40 h 00 min", 55 * 86_400: "1,320 h (55 days)"}
     assert {seconds: benchmark_schedule.duration(seconds) for seconds in told} == told
+
+
+def test_the_time_that_is_told_is_near_what_was_recorded() -> None:
+    """Of the standard suite's recorded runs, each of a minute or more: the least of its seeds, as the machine did other work besides."""
+    recorded: dict[tuple[str, str], float] = {}
+    for line in read_raw(ROOT / "benchmarks" / "scores" / "standard" / "raw.jsonl"):
+        key = line["dataset"], line["method"]
+        if "seconds" in line:
+            recorded[key] = min(line["seconds"], recorded.get(key, math.inf))
+    told = {(task.dataset, method): seconds_of(task, method) for task in suite("standard").tasks for method in task.methods}
+    long = {key: seconds for key, seconds in recorded.items() if seconds >= 60}
+    assert len(long) > 15 and {key: told[key] / seconds for key, seconds in long.items() if not 0.5 < told[key] / seconds < 2} == {}
+    assert 0.7 < sum(told[key] for key in recorded) / sum(recorded.values()) < 1.5
