@@ -17,6 +17,7 @@ ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  
 
 FINGERPRINTS: Mapping[str, str] = {
     "antmaze/large-navigate": "7a0d03dee06f77567e6902c793a70523455392a4bafab9c6a821e85c953436d4",
+    "antmaze/large-stitch": "c41faa2c7a43de9e2bd0ec694b6d0ea866a856d54167480a1b5db7c267fcc7f4",
     "antmaze/medium-diverse": "684ff25d17422b50c857f6cb327d4e18ca027c851628ca5060436faa16d47916",
     "antmaze/medium-navigate": "4111620f29b3e7125fce6ae9cae5d8dd4c7bc0ad2e3528a687e9bc6bf66c16d5",
     "antmaze/medium-stitch": "ea13b030ff7499612cb7ec131f704fe53e2a9e3e6f81ebc9bd7ae57e715e9671",
