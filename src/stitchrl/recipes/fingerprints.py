@@ -16,9 +16,12 @@ OGBENCH = {"ogbench": "1.2.2"}  # mazes, and the ant of all of them
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "antmaze/large-explore": "ccf8b89729a1ea6a498b8ab581691df3895ffce6e3fb33928896420050864375",
     "antmaze/large-navigate": "7a0d03dee06f77567e6902c793a70523455392a4bafab9c6a821e85c953436d4",
+    "antmaze/large-play": "ec8c7319a644e48c415ef17d81be7947b49242ea6d05d6b7dae244eeaed4a05c",
     "antmaze/large-stitch": "c41faa2c7a43de9e2bd0ec694b6d0ea866a856d54167480a1b5db7c267fcc7f4",
     "antmaze/medium-diverse": "684ff25d17422b50c857f6cb327d4e18ca027c851628ca5060436faa16d47916",
+    "antmaze/medium-explore": "6a290156e5e3b8e10c32b43119143d456150316c92d0500f56779f1a55054049",
     "antmaze/medium-navigate": "4111620f29b3e7125fce6ae9cae5d8dd4c7bc0ad2e3528a687e9bc6bf66c16d5",
     "antmaze/medium-play": "403581be7d3f9be9422efbe94f3bb336eb2e7ad1760ac00ffcf824179eafbe51",
     "antmaze/medium-stitch": "ea13b030ff7499612cb7ec131f704fe53e2a9e3e6f81ebc9bd7ae57e715e9671",
