@@ -16,6 +16,7 @@ OGBENCH = {"ogbench": "1.2.2"}  # mazes, and the ant of all of them
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "antmaze/large-diverse": "503c3c6a2c34f63ca6f0924d207080d18afa3520f023e1801b3cb968311c6647",
     "antmaze/large-explore": "ccf8b89729a1ea6a498b8ab581691df3895ffce6e3fb33928896420050864375",
     "antmaze/large-navigate": "7a0d03dee06f77567e6902c793a70523455392a4bafab9c6a821e85c953436d4",
     "antmaze/large-play": "ec8c7319a644e48c415ef17d81be7947b49242ea6d05d6b7dae244eeaed4a05c",
