@@ -224,7 +224,8 @@ def test_the_whole_way_round(tmp_path: Path) -> None:
         2,
     )
     for name, algorithm in (("a", "bc"), ("b", "q_learning")):
-        assert "return" in do("train", algorithm, "--data", "converted", "--run", name, "--seeds", 2, *small, "--evaluation.every", 20)
+        ended = do("train", algorithm, "--data", "converted", "--run", name, "--seeds", 2, *small, "--evaluation.every", 20)
+        assert "return" in ended and ended.splitlines()[-1] == f"how far to trust it: stitchrl trust {name} --data converted"
         assert (tmp_path / name / "report.html").exists() and (tmp_path / name / "card.md").exists()
     told = do("evaluate", "a", "--episodes", 3, "--parallel", 2, "--json", "evaluated.json")
     evaluated = json.loads((tmp_path / "evaluated.json").read_text())

@@ -14,6 +14,7 @@ from stitchrl.core.goals import GoalBatch, Goals, pair, without_goal
 from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Hidden, NonNegative, OpenFraction, Positive, Rate
 from stitchrl.core.spec import Spec
+from stitchrl.nn.expectiles import sides
 from stitchrl.nn.goal_networks import GoalValue, goal_actor, log_likelihoods
 
 
@@ -62,7 +63,7 @@ class GCIVL(Algorithm):
                 v_next = self.target_value(pair(s_next, goal))  # [2, B]
                 go_on = c.discount * (1 - terminal)
                 advantage = r + go_on * v_next.amin(0) - self.target_value(pair(s, goal)).mean(0)  # [B]
-                weight = torch.full_like(advantage, 1 - c.expectile).masked_fill(advantage >= 0, c.expectile)
+                weight = sides(advantage >= 0, c.expectile, advantage)
             v = self.value(pair(s, goal))  # [2, B], each towards its own target
             losses["value"] = (weight * (r + go_on * v_next - v).square()).mean(-1).sum()
             metrics["v"] = v.mean()

@@ -18,6 +18,7 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise
 from stitchrl.core.settings import Count, Hidden, NonNegative, OpenFraction, Positive, Rate
 from stitchrl.core.spec import Box, Spec
+from stitchrl.nn.expectiles import sides
 from stitchrl.nn.goal_networks import ClippedActor, GoalActor, GoalValue, goal_actor, log_likelihoods, perceptron, to_length
 
 
@@ -115,7 +116,7 @@ class HIQL(Algorithm):
                 v_next = self.target_value(s_next, goal)  # [2, B]
                 go_on = c.discount * (1 - terminal)
                 advantage = r + go_on * v_next.amin(0) - self.target_value(s, goal).mean(0)  # [B]
-                weight = torch.full_like(advantage, 1 - c.expectile).masked_fill(advantage >= 0, c.expectile)
+                weight = sides(advantage >= 0, c.expectile, advantage)
             v = self.value(s, goal)  # [2, B]
             losses["value"] = (weight * (r + go_on * v_next - v).square()).mean(-1).sum()
             metrics["v"] = v.mean()

@@ -24,6 +24,7 @@ from stitchrl.core.spec import Box, Spec
 from stitchrl.nn.candidate_actions import Candidates, chosen, in_pieces
 from stitchrl.nn.denoisers import ResidualDenoiser
 from stitchrl.nn.diffusion import Diffusion
+from stitchrl.nn.expectiles import sides
 from stitchrl.nn.mlp import Critic, Value
 from stitchrl.nn.noise_schedules import SamplerName, Schedule, ScheduleKind, chain
 
@@ -73,7 +74,7 @@ class IDQLConfig:
 
 def value_losses(u: Tensor, config: IDQLConfig) -> Tensor:
     """Returns f(u) at u = Q - V, elementwise; of the exponential one that has its (bounded) gradient."""
-    side = torch.full_like(u, 1 - config.level).masked_fill(u > 0, config.level)
+    side = sides(u > 0, config.level, u)
     if config.value_loss == "expectile":
         return side * u.square()
     if config.value_loss == "quantile":
@@ -83,7 +84,7 @@ def value_losses(u: Tensor, config: IDQLConfig) -> Tensor:
 
 def log_weights(u: Tensor, config: IDQLConfig) -> Tensor:
     """Returns log |f'(u)| / |u|, elementwise, how the implicit policy weighs an action of the behaviour, less a constant."""
-    side = torch.full_like(u, 1 - config.level).masked_fill(u > 0, config.level).log()
+    side = sides(u > 0, config.level, u).log()
     if config.value_loss == "expectile":
         return side
     distance = u.abs().clamp_min(1e-6)  # both others are without bound, or 0 / 0, where an action is worth just V

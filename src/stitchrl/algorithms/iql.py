@@ -16,6 +16,7 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate, refuse_changed
 from stitchrl.core.spec import Discrete, Spec, is_image
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
+from stitchrl.nn.expectiles import sides
 from stitchrl.nn.goal_networks import ClippedActor
 from stitchrl.nn.mlp import Activation, Critic, Value
 
@@ -88,7 +89,7 @@ class IQL(Algorithm):
             advantage = q - self.value(s)  # [B]
 
         if "value" in due:  # expectile regression, eq. 5
-            weight = torch.full_like(advantage, 1 - c.expectile).masked_fill(advantage > 0, c.expectile)
+            weight = sides(advantage > 0, c.expectile, advantage)
             losses["value"] = (weight * advantage.square()).mean()
             metrics["advantage"] = advantage.mean()
 

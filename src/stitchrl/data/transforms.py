@@ -13,8 +13,6 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, is_image
 from stitchrl.data.dataset import Dataset
 
-SLACK = 1e-5  # of an action beyond its bound, relative to 1 + |bound|: rounding
-
 Column = Literal["observations", "actions", "rewards"]
 
 
@@ -91,13 +89,19 @@ def _onto_unit(low: np.ndarray, high: np.ndarray) -> list[Affine]:
     return [Affine("actions", 1 / half, -(low + high) / 2 / half, "actions to [-1, 1]")]
 
 
+def rounding(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    """Returns how far beyond its bounds an action may lie by rounding, in their shape."""
+    slack: np.ndarray = 1e-5 * (1 + np.maximum(np.abs(low), np.abs(high)))
+    return slack
+
+
 def within(dataset: Dataset, task: Space) -> Dataset:
     """Returns the log with the bounds of the task's actions, where its own are wider or only inferred from the actions it holds."""
     own = dataset.spec.action
     if not isinstance(own, Box) or not isinstance(task, Box) or not task.bounded:
         return dataset
     (low, high), (least, most) = bounds_of(task), bounds_of(own)
-    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = rounding(low, high)
     if not dataset.metadata.get("action_bounds_inferred") and np.all(least >= low - slack) and np.all(most <= high + slack):
         return dataset
     return replace(dataset, spec=replace(dataset.spec, action=replace(own, low=task.low, high=task.high)))
@@ -109,7 +113,7 @@ def bounded_actions(dataset: Dataset, outside: Literal["refuse", "clip", "keep"]
     if isinstance(space, Discrete) or not space.bounded or outside == "keep":
         return dataset
     low, high = (bound.astype(np.float32) for bound in bounds_of(space))
-    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = rounding(low, high)
     actions = dataset.columns["actions"]
     rows = np.flatnonzero(((actions < low - slack) | (actions > high + slack)).reshape(len(actions), -1).any(1))
     if len(rows) and outside == "refuse":

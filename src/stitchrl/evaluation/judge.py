@@ -17,7 +17,7 @@ from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Natural
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.transforms import SLACK, apply, return_scale, undo, words_of_bounds
+from stitchrl.data.transforms import apply, return_scale, rounding, undo, words_of_bounds
 from stitchrl.evaluation.playing import play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
@@ -171,25 +171,26 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
 
 
 def check_task(agent: Agent, environment: str, options: Mapping[str, Any]) -> None:
-    """Raises ConfigError where policies cannot act in an environment or may leave its bounds, or it cannot be had.
-
-    Warns where the policies never use some of the actions within its bounds.
-    """
+    """Raises ConfigError where policies cannot act in an environment or may leave its bounds, or it cannot be had; warns as `check_policy` does."""
     from stitchrl.environments.make import make, spec_of
 
     with closing(make(environment, **options)) as opened:
         task = spec_of(opened)
+    check_policy(agent, task, environment)
+
+
+def check_policy(agent: Agent, task: Spec, environment: str) -> None:
+    """Raises ConfigError where policies cannot act in an environment of these spaces or may leave its bounds.
+
+    Warns where the policies never use some of the actions within its bounds.
+    """
     check_fits(agent.spec, task, environment)
-    _check_actions(agent, task, environment)
-
-
-def _check_actions(agent: Agent, task: Spec, environment: str) -> None:
     space = task.action
     if isinstance(space, Discrete) or not space.bounded:
         return
     low, high = bounds_of(space)
     least, most = (undo(agent.transforms, "actions", np.full((1, *space.shape), end, np.float32))[0] for end in (-1, 1))
-    slack = SLACK * (1 + np.maximum(np.abs(low), np.abs(high)))
+    slack = rounding(low, high)
     own = Box(space.shape, tuple(least.reshape(-1).tolist()), tuple(most.reshape(-1).tolist()))
     differ = f"{environment} takes actions from {words_of_bounds(space)}, and the policy's go from {words_of_bounds(own)}, those of its log"
     if np.any(least < low - slack) or np.any(most > high + slack):

@@ -26,7 +26,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.replay import Mixture, Replay
 from stitchrl.data.sampling import row_width, rows_of
 from stitchrl.data.transforms import learner_spec, within
-from stitchrl.evaluation.judge import Evaluation, Judge, check_task
+from stitchrl.evaluation.judge import Evaluation, Judge, check_policy
 from stitchrl.evaluation.value_sanity import limits_of, probe_of
 from stitchrl.experiment import (
     Plan,
@@ -91,8 +91,7 @@ def run_online(
     parent.check_data(dataset, source)
     before = parent.policy()
     check_exploration(online, before)
-    check_task(before, environment, options)
-    judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
+    judge = _judge(plan, dataset, before, environment, options)
     goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
     step, tensors = (0, None) if goes_on else parent.checkpoint()
     config = describe(parent, plan, online, source, environment, options, logging, step)
@@ -124,6 +123,14 @@ def _check(parent: Parent, plan: Plan, online: OnlinePhase, path: Path) -> None:
     online.check(plan.training)
     if path.resolve() == parent.path.resolve():
         raise ConfigError(f"{path}: holds the offline run; the online phase needs a directory of its own (--run)")
+
+
+def _judge(plan: Plan, dataset: Dataset, before: Agent, environment: str, options: Mapping[str, Any]) -> Judge:
+    """Returns who plays the policies in the environment; raises ConfigError where they cannot act there."""
+    judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
+    assert judge.task is not None
+    check_policy(before, judge.task, environment)
+    return judge
 
 
 def _take_over(learner: Learner, parent: Parent, tensors: Mapping[str, Tensor] | None, online: OnlinePhase) -> None:

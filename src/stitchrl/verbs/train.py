@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -104,6 +105,7 @@ def print_config(name: str, a: Any) -> None:
 
 
 def _run(name: str, a: Any) -> int:
+    from stitchrl.core.spec import is_image
     from stitchrl.experiment import plan, run_experiment
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
@@ -133,6 +135,9 @@ def _run(name: str, a: Any) -> int:
         return told_stop(path, result)
     if not a.logging.quiet:
         _tell(path, result)
+        untrusted = a.goals.hindsight or is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing")
+        if not (untrusted or table_options(a.schema, a.table)):
+            print(f"how far to trust it: {shlex.join(['stitchrl', 'trust', str(path), '--data', a.data])}")
     return 0
 
 
