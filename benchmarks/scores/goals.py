@@ -36,9 +36,12 @@ def main() -> None:
     parser.add_argument("methods", nargs="*", default=[])
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--target-rate", type=float, help="of the target networks, where there are any; OGBench's 0.005 unless told")
     parser.add_argument("--every", type=int, default=10_000, help="steps between evaluations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--times", type=int, default=1, help="as many walks in the log; ten times are OGBench's size")
     parser.add_argument("--standardize", action="store_true", help="observations; OGBench has them as they are")
     parser.add_argument("--table", action="store_true")
     a = parser.parse_args()
@@ -46,11 +49,11 @@ def main() -> None:
         if method == "constant":
             push(a.log)
         else:
-            run(a.log, method, a.steps, a.width, a.seeds, a.every, a.standardize, a.target_rate)
+            run(method, a)
     PAGE.write_text(page(read_rows(RAW), read_rows(BEFORE)), encoding="utf-8")
 
 
-def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: int, standardize: bool, target_rate: float | None) -> None:
+def run(method: str, a: argparse.Namespace) -> None:
     """Learns all seeds at once, and records the share of solved tasks on the way and at the end."""
     import torch
 
@@ -59,56 +62,58 @@ def run(log: str, method: str, steps: int, width: int, seeds: list[int], every: 
     from stitchrl.algorithms import find
     from stitchrl.evaluation.playing import play
     from stitchrl.experiment import as_acting, make_learner, plan, prepare
-    from stitchrl.recipes import published
+    from stitchrl.recipes import goal_maze_logs, published
     from stitchrl.training.learner import Training
 
     torch.set_num_threads(1)
-    recipe = published.recipe(f"{method}:{log}")
-    settings: dict[str, Any] = dict(recipe.settings) | {"hidden": (width, width)}
-    if target_rate is not None and "target_rate" in find(recipe.algorithm)[1].__dataclass_fields__:
-        settings["target_rate"] = target_rate
+    recipe = published.recipe(f"{method}:{a.log}")
+    settings: dict[str, Any] = dict(recipe.settings) | {"hidden": (a.width,) * a.layers}
+    if a.target_rate is not None and "target_rate" in find(recipe.algorithm)[1].__dataclass_fields__:
+        settings["target_rate"] = a.target_rate
     made = plan(
-        recipe.algorithm, settings=settings, goals=recipe.goals, seeds=seeds,
-        preprocessing=replace(recipe.preprocessing, standardize_observations=standardize),
-        training=Training(steps=steps, batch_size=256, compile="on", threads=1),
+        recipe.algorithm, settings=settings, goals=recipe.goals, seeds=a.seeds,
+        preprocessing=replace(recipe.preprocessing, standardize_observations=a.standardize),
+        training=Training(steps=a.steps, batch_size=a.batch_size, compile="on", threads=1),
     )  # fmt: skip
-    dataset = load(log)
+    dataset = load(a.log) if a.times == 1 else goal_maze_logs.make(a.log, a.times)
     data, transforms = prepare(dataset, made)
     learner, began = make_learner(made, data, transforms), time.perf_counter()
-    for step in range(1, steps + 1):
+    for step in range(1, a.steps + 1):
         learner.advance()
-        if step % every and step != steps:
+        if step % a.every and step != a.steps:
             continue
         learner.check()
         spec, seen = as_acting(made, data, transforms)
         agent = Agent(recipe.algorithm, learner.template, learner.update.parameters, spec, seen, made.seeds)
         found = play(agent, str(dataset.metadata["environment"]), episodes=EPISODES, seed=10_000, parallel=25, processes=1).successes
         if found is None:
-            raise ValueError(f"the task of {log} does not tell successes")
-        for seed, solved in zip(seeds, found, strict=True):
+            raise ValueError(f"the task of {a.log} does not tell successes")
+        for seed, solved in zip(a.seeds, found, strict=True):
             row: dict[str, Any] = {
-                "log": log,
+                "log": a.log,
                 "method": method,
                 "step": step,
-                "steps": steps,
-                "width": width,
+                "steps": a.steps,
+                "width": a.width,
+                "layers": a.layers,
                 "seed": seed,
-                "batch_size": 256,
-                "standardized": standardize,
+                "batch_size": a.batch_size,
+                "standardized": a.standardize,
                 "target_rate": getattr(made.settings, "target_rate", None),
+                "times": a.times,
                 "log_sha256": dataset.fingerprint(),
             }
             row |= {
                 "episodes": EPISODES,
                 "success": float(solved.mean()),
                 "tasks": [float(solved[k::5].mean()) for k in range(5)],
-                "seconds": round((time.perf_counter() - began) / len(seeds)),
+                "seconds": round((time.perf_counter() - began) / len(a.seeds)),
                 "version": __version__,
                 "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 "command": " ".join(sys.argv),
             }
             append_row(RAW, row)
-            print(log, method, seed, step, f"{100 * row['success']:.0f} %", row["tasks"], flush=True)
+            print(a.log, method, seed, step, f"{100 * row['success']:.0f} %", row["tasks"], flush=True)
 
 
 def push(log: str) -> None:
@@ -191,10 +196,7 @@ What helps are faster targets, and time: the table."""
 
 
 def _table(rows: list[dict[str, Any]]) -> list[str]:
-    last = {
-        (r["log"], r["method"], r["width"], r.get("standardized", False), r.get("target_rate") or 0.005, r["step"], r["seed"]): r
-        for r in rows
-    }
+    last = {(r["log"], r["method"], _setting(r), r["step"], r["seed"]): r for r in rows}
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for key, r in last.items():
         cells.setdefault(key[:-1], []).append(r)
@@ -202,17 +204,30 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published |",
         "|---|---|---:|---|---:|---:|---|---:|---|",
     ]
-    for (log, method, width, standardized, rate, step), found in sorted(
-        cells.items(), key=lambda cell: (cell[0][0], *cell[0][2:4], cell[0][5], _mean_success(cell[1]))
+    for (log, method, setting, step), found in sorted(
+        cells.items(), key=lambda cell: (cell[0][0], cell[0][2][:5], cell[0][3], _mean_success(cell[1]))
     ):
         tasks = " ".join(f"{100 * statistics.fmean(each):.0f}" for each in zip(*(r["tasks"] for r in found), strict=True))
         _, theirs = published(log) or ("", {})
         told, seconds = _told(theirs.get(method)), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        faster = f", targets {rate:g}" if rate != 0.005 else ""
-        networks = f"{width} × 2{', std' * standardized}{faster}" if width else "–"
-        lines.append(f"| `{log}` | {networks} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
+        lines.append(f"| `{log}` | {_told_setting(setting)} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
     return lines
+
+
+def _setting(row: dict[str, Any]) -> tuple[int, int, int, int, bool, float]:
+    """Returns how a row was learned: times the log, batch, width and layers of networks, whether standardised, the rate of targets."""
+    size, batch = row.get("times", 1), row.get("batch_size", 256)
+    return size, batch, row["width"], row.get("layers", 2), row.get("standardized", False), row.get("target_rate") or 0.005
+
+
+def _told_setting(setting: tuple[int, int, int, int, bool, float]) -> str:
+    times, batch, width, layers, standardized, rate = setting
+    if not width:
+        return "–"
+    words = [f"{width} × {layers}", "std" * standardized, f"targets {rate:g}" * (rate != 0.005)]
+    words += [f"batches of {batch:,}" * (batch != 256), f"log × {times}" * (times != 1)]
+    return ", ".join(filter(None, words))
 
 
 def _told(score: tuple[float, float] | None) -> str:

@@ -5,7 +5,7 @@ The ant is our own (benchmarks/behaviours/), its hand on the reins OGBench's: no
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, final
 
@@ -67,7 +67,7 @@ def recipes() -> list[DatasetRecipe]:
             episodes=walks.episodes,
             seconds=15 if walks.body == "point" else 150,
             reference=REFERENCE,
-            make=partial(_make, name),
+            make=partial(make, name),
             fingerprint=walks.fingerprint or FINGERPRINTS.get(name),
             versions=MUJOCO | OGBENCH,
             revision=2 if walks.body == "point" else ROLLED_OUT + 1,
@@ -81,10 +81,12 @@ def _environment(walks: _Walks) -> str:
     return f"{walks.body}maze-{walks.size}-v0"
 
 
-def _make(name: str) -> Dataset:
+def make(name: str, times: int = 1) -> Dataset:
+    """Returns a log by its name, of `times` as many walks; ten times are OGBench's size."""
     from stitchrl.environments.goal_walks import goal_walks
 
     walks = _LOGS[name]
+    walks = replace(walks, episodes=times * walks.episodes)
     environment, noise = _environment(walks), _NOISE[walks.body][walks.kind]
     mover = None if walks.body == "point" else _ant()
     log = goal_walks(environment, walks.kind, walks.episodes, walks.steps, walks.seed, mover=mover, noise=noise)
