@@ -211,7 +211,9 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         _, theirs = published(log) or ("", {})
         told, seconds = _told(theirs.get(method)), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
-        lines.append(f"| `{log}` | {_told_setting(setting)} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |")
+        lines.append(
+            f"| `{log}` | {_told_setting(setting)} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |"
+        )
     return lines
 
 

@@ -101,6 +101,7 @@ def page(lines: list[dict[str, Any]]) -> str:
     """Returns the text of ENSEMBLES.md."""
     last = {(x.get("network", "paper"), x["diversity"], x["critics"]): x for x in lines}
     grown = {method: min(last["small", method, 500]["processor"]) / min(last["small", method, 2]["processor"]) for method in (1.0, 0.0)}
+    large = [min(x["processor"]) / x["floor"] for (network, _, critics), x in last.items() if network == "paper" and critics >= 10]
     text = [
         "# What critics cost\n",
         "Written by `benchmarks/speed/ensembles.py` from `raw/ensembles.jsonl` (the last line of each ensemble); do not edit. One step of EDAC",
@@ -108,7 +109,8 @@ def page(lines: list[dict[str, Any]]) -> str:
         "products on buffers that exist. Seconds are of this process's processor time, the least of the steps; the wall clock beside them",
         "also counts what the rest of the machine took.\n",
         "What is sought is a step whose time grows far less than its critics until the arithmetic is the limit. Where that is depends on the",
-        "networks: critics of the paper's size keep one core of a CPU busy from ten on, and from there on a step costs what its products cost;",
+        "networks: critics of the paper's size keep one core of a CPU busy from ten on, and from there on a step costs",
+        f"{min(large):.1f} to {max(large):.1f} times its products, so that it grows with them;",
         f"of small ones 500 take {grown[1.0]:.0f} (EDAC) and {grown[0.0]:.0f} times (SAC-N) the time of 2. Large critics nearly for free are for a",
         "GPU, where this was not measured.",
     ]

@@ -155,18 +155,21 @@ def finetune(
 
 def evaluate(
     policy: str | Path | Agent, environment: str | Dataset | None = None, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False,
-    discount: float = 1.0, settings: Mapping[str, Any] | None = None, environment_options: Mapping[str, Any] | None = None,
+    epsilon: float | None = None, discount: float = 1.0, settings: Mapping[str, Any] | None = None,
+    environment_options: Mapping[str, Any] | None = None,
 ) -> Rollout:  # fmt: skip
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
 
     `environment` and its options are those of the run unless told; of a Dataset, its own. `sampled` draws actions in place of their mode or
-    mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always. `settings` of the algorithm are changed for acting alone, such as
-    `{"planning": "none"}`. Raises ConfigError, CheckpointError.
+    mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always; a share `epsilon` of integer ones is random. `settings` of the
+    algorithm are changed for acting alone, such as `{"planning": "none"}`. Raises ConfigError, CheckpointError.
     """
     acting = _acting(policy, settings)
     where, options = task_for(policy, environment, environment_options)
     check_task(acting, where, options)
-    return play(acting, where, sampled=sampled, episodes=episodes, seed=seed, discount=discount, environment_options=options)
+    return play(
+        acting, where, sampled=sampled, epsilon=epsilon, episodes=episodes, seed=seed, discount=discount, environment_options=options
+    )
 
 
 def plan(

@@ -124,13 +124,7 @@ def plan(
         stream_seed(number, "indices")  # raises for one that is no seed
     parts = (training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation(), goals or drawing_of(found.batch))
     made = Plan(algorithm, settings, numbers, *parts)
-    for part, where in (
-        (settings, algorithm),
-        (made.training, "training"),
-        (made.preprocessing, "preprocessing"),
-        (made.evaluation, "evaluation"),
-        (made.goals, "goals"),
-    ):
+    for part, where in zip((settings, *parts), (algorithm, "training", "preprocessing", "evaluation", "goals"), strict=True):
         check_settings(part, where)
     # what cannot go on in an environment, of those that learn from single steps, clones
     check_drawing(made.goals, found.batch, algorithm, clones=isinstance(found.batch, Transitions) and not found.fine_tunes)
@@ -139,6 +133,7 @@ def plan(
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
     if isinstance(found.batch, Windows):
         unheard = ("reward_bound", "terminal_reward") if found.asked else ("reward_bound",)
+        refuse_changed(made.evaluation, ("epsilon",), f"on '{algorithm}', which acts on what it did before")
         refuse_changed(made.preprocessing, unheard, f"on what the environment pays '{algorithm}' while it acts")
     return made
 
@@ -164,10 +159,22 @@ def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]
             raise ConfigError(f"best_episodes is {p.best_episodes:g}, and all episodes earned {returns[0]:g}: none is better; leave it out")
         best = np.argsort(-returns, kind="stable")[:count]
         dataset = dataset.select(np.sort(best))
-    changed = scales.changed_rewards(dataset, p.reward_bound, p.terminal_reward)  # last: episodes and scales are chosen by what was earned
+    changed = paid(dataset, plan)  # last: episodes and scales are chosen by what was earned
     if changed is not dataset:
         check_rewards(changed, transforms)
     return changed, transforms
+
+
+def paid(dataset: Dataset, plan: Plan) -> Dataset:
+    """Returns the log with the rewards that are learned from, before their scale; where these are its own, the log itself."""
+    p = plan.preprocessing
+    return scales.changed_rewards(dataset, p.reward_bound, p.terminal_reward)
+
+
+def judge_of(plan: Plan, dataset: Dataset, environment: str | None, options: Mapping[str, Any]) -> Judge:
+    """Returns who plays a run's policies in the environment; raises ConfigError where it is none for what the log holds, or cannot be had."""
+    own = paid(dataset, plan) is dataset
+    return Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds, to_goals=plan.goals.hindsight, own_rewards=own)
 
 
 def split_held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
@@ -237,8 +244,7 @@ def run_experiment(
     after writing crash_report.json; CheckpointError, DataError, ConfigError.
     """
     logging = logging or Logging()
-    hindsight = plan.goals.hindsight
-    judge = Judge(plan.evaluation, dataset, environment, environment_options or {}, plan.settings, plan.seeds, to_goals=hindsight)
+    judge = judge_of(plan, dataset, environment, environment_options or {})
     bounded = dataset if judge.task is None else scales.within(dataset, judge.task.action)
     data, transforms = prepare(bounded, plan)
     spec, seen = as_acting(plan, bounded, transforms)
@@ -249,7 +255,7 @@ def run_experiment(
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
         run_directory.begin(path, config, resume=resume)
-        limits = limits_of(dataset, plan.settings, transforms, to_goals=hindsight)
+        limits = limits_of(paid(dataset, plan), plan.settings, transforms, to_goals=plan.goals.hindsight)
         doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)
         run = RunInProgress(plan, spec, seen, learner, learner, judge, records, path, show, stop, doctor, probe, warn)

@@ -42,7 +42,7 @@ def test_what_looks_at_rewards_beats_cloning_on_mixed_data() -> None:
         assert score(recipe, steps) > cloned + 10, recipe
 
 
-# benchmarks/scores/standard, three seeds: cloning 3, the log itself 24, TD3+BC 10, and these 99, 98, 75, 73, 44
+# benchmarks/scores/standard, three seeds: cloning 3, the log itself 24, TD3+BC 10, and these 99, 98, 77, 71, 44
 PENDULUM = ("rebrac", "filtered_bc", "bcq", "edac", "fql")
 
 

@@ -59,7 +59,7 @@ def grid_log() -> Dataset:
 
 
 def run(path: Path, dataset: Dataset, name: str, settings: dict[str, Any], training: Training = FEW, **options: Any) -> experiment.Result:
-    preprocessing = Preprocessing(reward_scale=options.pop("scale", 1.0))
+    preprocessing = Preprocessing(reward_scale=options.pop("scale", 1.0), **options.pop("rewards", {}))
     made = plan(name, settings={"hidden": (32,)} | settings, seeds=options.pop("seeds", 1), training=training, preprocessing=preprocessing)
     return run_experiment(made, dataset, path=path, source="test", logging=QUIET, **options)
 
@@ -97,6 +97,14 @@ def test_on_the_log_of_the_quickstart(
 def test_multipliers_and_temperatures_that_run_away(tmp_path: Path, name: str, settings: dict[str, Any], alarm: str, words: str) -> None:
     found = {a.name: a for a in run(tmp_path / "run", box_log(), name, settings).alarms}
     assert alarm in found and words in found[alarm].seen
+
+
+def test_what_rewards_are_changed_to_is_what_values_are_held_to(tmp_path: Path, sepsis: Dataset) -> None:
+    """A log that pays 1 at most, learned from as paying 30 at every end: values above 1 are no wonder, nor is there a belief in its units."""
+    settings = {"learning_rate": 1e-2, "discount": 1.0, "target_rate": 0.05}
+    result = run(tmp_path / "run", sepsis, "q_learning", settings, rewards={"terminal_reward": 30.0}, environment="stitchrl/ICU-Sepsis-v0")
+    assert max(result.metrics["probe/start_value"]) > 1 and "overestimation" not in [a.name for a in result.alarms]
+    assert result.evaluation is not None and result.evaluation["believed_value"] is None
 
 
 def test_a_learning_rate_far_too_large(tmp_path: Path) -> None:

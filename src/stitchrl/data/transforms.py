@@ -137,13 +137,15 @@ def words_of_bounds(space: Box) -> str:
 
 def changed_rewards(dataset: Dataset, bound: float | None = None, terminal: float | None = None) -> Dataset:
     """Returns the log with rewards of at most `bound` in size, and with `terminal` on every step that ended the task; those that only the
-    clock ended keep theirs. None: as they are."""
+    clock ended keep theirs. None: as they are; where that changes nothing, the log itself."""
     if bound is None and terminal is None:
         return dataset
     rewards = dataset.rewards if bound is None else np.clip(dataset.rewards, -bound, bound)
     if terminal is not None:
         with np.errstate(over="ignore"):  # what float32 does not hold is told by who asked for it
             rewards = np.where(dataset.terminals, np.array(terminal).astype(np.float32), rewards)
+    if np.array_equal(rewards, dataset.rewards):
+        return dataset
     return Dataset(dataset.spec, {**dataset.columns, "rewards": rewards}, dataset.offsets, dataset.final_observations, dataset.metadata)
 
 

@@ -14,11 +14,11 @@ import torch
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import is_with_goal, with_goal
-from stitchrl.core.settings import Count, Natural
+from stitchrl.core.settings import Count, Fraction, Natural
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply, return_scale, rounding, undo, words_of_bounds
-from stitchrl.evaluation.playing import play
+from stitchrl.evaluation.playing import check_epsilon, play
 from stitchrl.evaluation.references import Reference, reference_for
 from stitchrl.training import seeds
 from stitchrl.training.learner import Learner
@@ -35,6 +35,8 @@ class Evaluation:
     """for each seed"""
     sampled: bool = False
     """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew, as in their papers"""
+    epsilon: Fraction | None = None
+    """share of integer actions that are taken uniformly at random instead (DQN: 0.05), so that none waits for ever where nothing moves"""
     parallel: Count = 10
     """environments at a time for each seed"""
     processes: Count | None = None
@@ -57,12 +59,14 @@ class Judge:
         seed_numbers: Sequence[int],
         *,
         to_goals: bool = False,
+        own_rewards: bool = True,
     ) -> None:
+        check_epsilon(settings.epsilon, dataset.spec)
         self.settings, self.environment, self.options = settings, environment, dict(options)
         self.has_discount = hasattr(algorithm_settings, "discount")
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
         self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
-        self.to_goals = to_goals
+        self.to_goals, self.in_tasks_units = to_goals, own_rewards and not to_goals
         self.reference: Reference | None = None
         self.mdp: Any = None
         self.task: Spec | None = None
@@ -87,6 +91,7 @@ class Judge:
             agent,
             self.environment,
             sampled=s.sampled,
+            epsilon=s.epsilon,
             episodes=s.episodes,
             seed=s.seed,
             discount=self.discount,
@@ -97,8 +102,8 @@ class Judge:
         )
         if not result.complete:
             return None
-        # what is believed of goals drawn by hindsight, -1 a step, is not in the task's units of reward
-        believed = None if learner is None or self.to_goals else self.believed(learner, agent)
+        # what is believed of goals drawn by hindsight, -1 a step, or of rewards cut to a size, is not in the task's units of reward
+        believed = self.believed(learner, agent) if learner is not None and self.in_tasks_units else None
         exact = self.exact(agent)
         return result.record(
             step=step, seconds=seconds, environment=self.environment, reference=self.reference, exact_value=exact, believed_value=believed
@@ -114,6 +119,8 @@ class Judge:
         from stitchrl.environments.tasks.tabular import policy_value
 
         table = agent.action_probabilities(np.arange(self.mdp.states), sampled=self.settings.sampled).astype(np.float64)
+        epsilon = self.settings.epsilon or 0.0
+        table = (1 - epsilon) * table + epsilon / table.shape[-1]
         # by the discount of the algorithm, so that belief and truth are of the same thing; by the task's for one that has none
         discount = self.discount if self.has_discount else self.mdp.discount
         return [policy_value(self.mdp, p / p.sum(-1, keepdims=True), discount=discount) for p in table]

@@ -7,14 +7,29 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.agent import Agent
+from stitchrl.core.errors import ConfigError
+from stitchrl.core.spec import Discrete, Spec
 from stitchrl.evaluation.rollout import Rollout, rollout
 from stitchrl.evaluation.slots import Environment, Slots
 
 
-def play(agent: Agent, environment: Environment | Slots, *, sampled: bool = False, **options: Any) -> Rollout:
-    """Returns what each seed's policy earns, by its mode or mean or `sampled`, as one that is `drawn` always is; `options`: of `rollout`."""
-    player = Player(agent, sampled)
+def play(agent: Agent, environment: Environment | Slots, *, sampled: bool = False, epsilon: float | None = None, **options: Any) -> Rollout:
+    """Returns what each seed's policy earns, by its mode or mean or `sampled`, as one that is `drawn` always is; `options`: of `rollout`.
+
+    epsilon: share of the actions that are uniformly random instead. Raises ConfigError where that cannot be.
+    """
+    player = Player(agent, sampled, epsilon=epsilon)
     return rollout(player, environment, seeds=list(agent.seeds), earned=player.earned, **options)
+
+
+def check_epsilon(epsilon: float | None, spec: Spec) -> None:
+    """Raises ConfigError for a share of random actions that is none, or where actions are no integers."""
+    if not epsilon:
+        return
+    if not 0 <= epsilon <= 1:
+        raise ConfigError(f"epsilon is {epsilon:g}; expected a share of the actions, from 0 to 1")
+    if not isinstance(spec.action, Discrete):
+        raise ConfigError(f"epsilon is {epsilon:g}, and actions are real-valued; it is for integer ones: leave it out")
 
 
 @final
@@ -26,14 +41,22 @@ class Player:
     agent S policies of G · N.
     """
 
-    def __init__(self, agent: Agent, sampled: bool, targets: int = 1) -> None:
+    def __init__(self, agent: Agent, sampled: bool, targets: int = 1, epsilon: float | None = None) -> None:
+        check_epsilon(epsilon, agent.spec)
+        if epsilon and agent.remembers:
+            raise ConfigError(f"epsilon is {epsilon:g}, and a policy of '{agent.name}' acts on what it did before: leave epsilon out")
+        self.epsilon, self.generator = epsilon or 0.0, np.random.default_rng(0)
         self.agent, self.sampled, self.targets = agent.anew(), sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
 
     def __call__(self, observations: np.ndarray, episode_start: np.ndarray) -> np.ndarray:
         self.agent.reset(self._as_agents(episode_start))
         actions = self.agent.act(self._as_agents(observations), self.rewards, sampled=self.sampled)
-        return actions.reshape(*observations.shape[:2], *actions.shape[2:])
+        actions = actions.reshape(*observations.shape[:2], *actions.shape[2:])
+        if not self.epsilon:
+            return actions
+        assert isinstance(space := self.agent.spec.action, Discrete)
+        return np.where(self.generator.random(actions.shape) < self.epsilon, self.generator.integers(space.n, size=actions.shape), actions)
 
     def earned(self, rewards: np.ndarray) -> None:
         self.rewards = self._as_agents(rewards)

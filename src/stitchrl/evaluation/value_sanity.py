@@ -22,10 +22,11 @@ from stitchrl.agent import load as load_policy
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.batch import SINGLE_STEPS, TransitionBatch, Transitions
 from stitchrl.core.errors import CheckpointError
+from stitchrl.core.files import read_json
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sampling import batch_rows
-from stitchrl.data.transforms import Affine, apply, learner_spec, return_scale
+from stitchrl.data.transforms import Affine, apply, changed_rewards, learner_spec, return_scale
 from stitchrl.nn.mlp import Critic, Scalar
 from stitchrl.training import checkpoint, seeds
 from stitchrl.training.learner import Learner
@@ -286,7 +287,8 @@ def value_sanity(run: Path, dataset: Dataset) -> ValueSanity:
         nothing = f"{agent.name} has no critic: it believes nothing of its policy's value"
         return ValueSanity(math.nan, math.nan, math.nan, math.nan, math.nan, None, None, reason=nothing)
     discount = float(agent.config.discount)
-    scale, units = _reward_scale(agent)
+    paid = _paid(run, dataset)
+    (scale, units), dataset = _reward_scale(agent, changed=paid is not dataset), paid
     transforms = agent.transforms if scale is None else []
     low, high = possible_returns(dataset, discount, transforms)
     found = critic_readings(run, dataset) or {}
@@ -309,7 +311,15 @@ def value_sanity(run: Path, dataset: Dataset) -> ValueSanity:
     )
 
 
-def _reward_scale(agent: Agent) -> tuple[float | None, str]:
+def _paid(run: Path, dataset: Dataset) -> Dataset:
+    """The log with the rewards that a run learned from, before their scale."""
+    told = read_json(run / "config.json").get("preprocessing") or {} if (run / "config.json").is_file() else {}
+    return changed_rewards(dataset, told.get("reward_bound"), told.get("terminal_reward"))
+
+
+def _reward_scale(agent: Agent, *, changed: bool) -> tuple[float | None, str]:
     """What rewards were multiplied by; None where they were shifted too, which leaves no way back to the log's units."""
     scale = return_scale(agent.transforms)
-    return scale, "the log's" if scale is not None else "the learner's, whose rewards are shifted"
+    if scale is None:
+        return None, "the learner's, whose rewards are shifted"
+    return scale, "the log's, with the rewards that were learned from" if changed else "the log's"

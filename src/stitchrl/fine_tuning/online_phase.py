@@ -35,7 +35,9 @@ from stitchrl.experiment import (
     Show,
     Warn,
     device_of,
+    judge_of,
     memory_limit,
+    paid,
     prepare,
     restore,
 )
@@ -127,7 +129,7 @@ def _check(parent: Parent, plan: Plan, online: OnlinePhase, path: Path) -> None:
 
 def _judge(plan: Plan, dataset: Dataset, before: Agent, environment: str, options: Mapping[str, Any]) -> Judge:
     """Returns who plays the policies in the environment; raises ConfigError where they cannot act there."""
-    judge = Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds)
+    judge = judge_of(plan, dataset, environment, options)
     assert judge.task is not None
     check_policy(before, judge.task, environment)
     return judge
@@ -162,8 +164,9 @@ def _go_on(run: RunInProgress, path: Path) -> None:
             run.evaluate(0)
         run.train()
     except DivergenceError as error:
-        crash_report(path, run.learner, error)
-        raise
+        told = DivergenceError(f"noticed at environment step {run.steps.step:,}, of the updates {error}")
+        crash_report(path, run.learner, told, run.steps.step)
+        raise told from None
 
 
 def continuation(
@@ -215,5 +218,5 @@ def describe(
 
 def _limits(dataset: Dataset, plan: Plan, before: Agent) -> Limits:
     """What the run doctor measures by; but what a log paid bounds no policy that gathers steps of its own."""
-    limits = limits_of(dataset, plan.settings, before.transforms)
+    limits = limits_of(paid(dataset, plan), plan.settings, before.transforms)
     return dataclasses.replace(limits, low=-math.inf, high=math.inf, best_logged=math.inf)

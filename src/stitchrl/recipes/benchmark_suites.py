@@ -11,6 +11,7 @@ from stitchrl import algorithms
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import drawing_of
 from stitchrl.core.settings import nearest
+from stitchrl.core.windows import Windows
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Plan, plan
 from stitchrl.recipes import datasets, published, published_goals, sepsis_comparison
@@ -61,6 +62,7 @@ class Task:
     evaluation_seconds: float = 3.0
     milliseconds: float | None = None  # of a step, whatever the method
     sizes: Mapping[str, Size] = field(default_factory=dict)
+    epsilon: float | None = None  # of evaluations, for all but who acts on what it did before
     batch_size: int | None = 256  # None: a method's own
 
     def size(self, method: str) -> Size:
@@ -214,8 +216,11 @@ def _antmaze() -> Suite:
 
 def _atari() -> Suite:
     sizes = {
-        # targets that follow: three copies in 6,000 steps would look three steps ahead
-        "cql": Size({"target_rate": 0.005, "target_every": None}, 6_000, milliseconds=75.0),
+        # in so few steps: ten times the rate, and targets that follow, where three copies would look three steps ahead
+        "cql": Size({"critic_learning_rate": 5e-4, "target_rate": 0.005, "target_every": None}, 6_000, milliseconds=75.0),
+        "bcq": Size({"learning_rate": 6.25e-4, "target_rate": 0.005, "target_every": 1}, milliseconds=380.0),
+        "iql": Size(batch_size=32, milliseconds=400.0),
+        "q_learning": Size(batch_size=32, milliseconds=75.0),
         # shorter contexts and fewer of them than the paper's 30 and 128: a core reads 160 frames a step
         "decision_transformer": Size({"context": 10, "layers": 2, "dropout": 0.0, "target_return": None}, 2_000, 16, milliseconds=250.0),
     }
@@ -223,6 +228,7 @@ def _atari() -> Suite:
         "settings": {"hidden": (512,)},
         "evaluations": 2,
         "evaluation_seconds": 30.0,
+        "epsilon": 0.05,  # DQN's: without a ball Breakout stands still for who never serves
         "milliseconds": 110.0,
         "sizes": sizes,
     }
@@ -306,7 +312,7 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
     recipe = recipe_of(method, task)
     if recipe is None:
         raise ConfigError(f"'{method}' has no published settings for {task.dataset}; leave it out, or choose other logs")
-    _, config = algorithms.find(recipe.algorithm)
+    found, config = algorithms.find(recipe.algorithm)
     settings = dict(recipe.settings) | {name: value for name, value in task.settings.items() if name in config.__dataclass_fields__}
     settings |= size.settings
     batch_size = size.batch_size or task.batch_size or recipe.batch_size
@@ -319,7 +325,13 @@ def plan_of(task: Task, method: str, seed: int, steps: int | None = None) -> Pla
         ),
         preprocessing=replace(recipe.preprocessing, **size.preprocessing),
         goals=recipe.goals,
-        evaluation=Evaluation(every=max(count // evaluations, 1), episodes=episodes, parallel=episodes, processes=1),
+        evaluation=Evaluation(
+            every=max(count // evaluations, 1),
+            episodes=episodes,
+            parallel=episodes,
+            processes=1,
+            epsilon=None if isinstance(found.batch, Windows) else task.epsilon,
+        ),
     )
 
 

@@ -85,6 +85,10 @@ pointmaze/navigate 9 6 63 6 53 8 82 5 29 7 79 5
 pointmaze/stitch 23 18 70 14 21 9 80 12 0 1 74 6
 pointmaze/large-navigate 29 6 45 5 34 3 86 9 39 7 58 5
 pointmaze/large-stitch 7 5 12 6 31 2 84 15 0 0 13 6
+antmaze/medium-navigate 29 4 72 8 71 4 88 3 95 1 96 1
+antmaze/medium-stitch 45 11 44 6 29 6 59 7 53 6 94 1
+antmaze/medium-explore 2 1 19 3 13 2 1 1 3 2 37 10
+antmaze/large-explore 0 0 10 3 0 0 0 0 0 0 4 5
 antmaze/large-navigate 24 2 16 5 34 4 75 6 83 4 91 2
 antmaze/large-stitch 3 3 18 2 7 2 18 2 11 2 67 5
 """

@@ -14,8 +14,11 @@ from stitchrl.training import checkpoint
 from stitchrl.training.learner import Learner
 
 
-def crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
-    """Writes crash_report.json and the batch beside it; where they cannot be written it warns, since the divergence is what is to be told."""
+def crash_report(path: Path, learner: Learner, error: DivergenceError, environment_step: int | None = None) -> None:
+    """Writes crash_report.json and the batch beside it; where they cannot be written it warns, since the divergence is what is to be told.
+
+    `step` is the learner's; of a fine-tuning, which counts steps of its environment, `environment_step` is by when it was noticed.
+    """
     from safetensors.torch import save
 
     rows, index = learner.last_batch()
@@ -23,6 +26,7 @@ def crash_report(path: Path, learner: Learner, error: DivergenceError) -> None:
     report = {
         "error": str(error),
         "step": learner.step,
+        **({} if environment_step is None else {"environment_step": environment_step}),
         "seeds": list(learner.seeds),
         "batch": "crash_batch.safetensors",
         "time": time.time(),

@@ -148,6 +148,7 @@ def _forecast(jobs: list[Any], processes: int) -> str:
     from stitchrl.recipes.benchmark_suites import seconds_of, weights_of
     from stitchrl.recipes.datasets import available
 
+    processes = min(processes, len(jobs))
     names = list(dict.fromkeys(job.task.dataset for job in jobs))
     new = [available()[name] for name in to_make(names)]
     making, disk = sum(recipe.seconds for recipe in new), sum(recipe.megabytes for recipe in new)

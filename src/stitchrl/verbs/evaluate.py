@@ -11,7 +11,7 @@ import tyro
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable, write_json
-from stitchrl.core.settings import Count, Natural, check_settings
+from stitchrl.core.settings import Count, Fraction, Natural, check_settings
 from stitchrl.verbs.flags import parse
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ class Evaluate:
     """for each seed"""
     sampled: bool = False
     """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew"""
+    epsilon: Fraction | None = None
+    """share of integer actions that are taken uniformly at random instead (DQN: 0.05)"""
     discount: float = 1.0
     seed: Natural = 20_000
     parallel: Count = 10
@@ -67,8 +69,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     if a.targets:
         return _ask(a, agent, environment, options)
     result = play(
-        agent, environment, sampled=a.sampled, episodes=a.episodes, seed=a.seed, discount=a.discount, parallel=a.parallel,
-        processes=a.processes, environment_options=options,
+        agent, environment, sampled=a.sampled, epsilon=a.epsilon, episodes=a.episodes, seed=a.seed, discount=a.discount,
+        parallel=a.parallel, processes=a.processes, environment_options=options,
     )  # fmt: skip
     line = result.record(step=0, seconds=0.0, environment=environment, reference=reference)
     per_seed, found = result.returns.mean(1), interval([result.returns], generator=np.random.default_rng(0))
@@ -95,6 +97,8 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     from stitchrl.report.asked_page import FILE
     from stitchrl.report.run import write_run_report
 
+    if a.epsilon:
+        raise ConfigError(f"--epsilon is {a.epsilon:g} and has no effect with --targets, whose policies act on what they did; leave it out")
     if a.discount != 1:
         raise ConfigError(f"--discount is {a.discount:g} and has no effect with --targets, which are undiscounted returns; leave it out")
     found = asked_returns(
@@ -117,7 +121,8 @@ def _conditions(a: Evaluate) -> dict[str, Any]:
     """What decides a rollout of these policies beside its episodes."""
     from stitchrl.evaluation.acting_settings import settings_of
 
-    return {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": settings_of(a.settings, "--settings")}
+    told = {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": settings_of(a.settings, "--settings")}
+    return told | ({"epsilon": a.epsilon} if a.epsilon else {})
 
 
 def _targets(words: tuple[str, ...]) -> list[float] | None:

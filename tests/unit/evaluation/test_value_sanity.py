@@ -23,11 +23,12 @@ from stitchrl.evaluation.value_sanity import (
     believed,
     best_logged,
     critic_readings,
+    limits_of,
     possible_returns,
     supported_optimum,
     value_sanity,
 )
-from stitchrl.experiment import Preprocessing, plan, run_experiment
+from stitchrl.experiment import Preprocessing, judge_of, paid, plan, run_experiment
 from stitchrl.training.learner import Training
 
 
@@ -173,8 +174,10 @@ def test_problems_are_said_in_words(changes: dict[str, Any], levels: list[str], 
 
 
 def run(path: Path, dataset: Dataset, name: str = "q_learning", scale: float = 1.0, shift: float = 0.0, **settings: Any) -> Path:
+    changed = {each: settings.pop(each) for each in ("reward_bound", "terminal_reward") if each in settings}
     made = plan(
-        name, settings={"hidden": (8,)} | settings, seeds=2, preprocessing=Preprocessing(reward_scale=scale, reward_shift=shift),
+        name, settings={"hidden": (8,)} | settings, seeds=2,
+        preprocessing=Preprocessing(reward_scale=scale, reward_shift=shift, **changed),
         training=Training(steps=20, batch_size=8, log_every=10, save_every=20, device="cpu", compile="off"),
     )  # fmt: skip
     run_experiment(made, dataset, path=path, source="test", logging=Logging(tensorboard=False, quiet=True))
@@ -203,6 +206,27 @@ def test_a_run_is_read_from_its_files(tmp_path: Path) -> None:
     (path / "evaluations.jsonl").write_text("{\n")
     with pytest.raises(CheckpointError, match="evaluations.jsonl line 1"):
         value_sanity(path, data)
+
+
+def test_values_of_changed_rewards_are_held_to_what_those_can_be(tmp_path: Path) -> None:
+    data = two_state_log(4)  # its 9 is cut to 2; every end earns 5
+    cut = value_sanity(run(tmp_path / "cut", data, reward_bound=2.0), data)
+    assert cut.high == pytest.approx(2.0) and cut.units == "the log's, with the rewards that were learned from"
+    assert value_sanity(run(tmp_path / "ends", data, terminal_reward=5.0), data).high == pytest.approx(5.0)
+    untouched = value_sanity(run(tmp_path / "untouched", data, reward_bound=9.0), data)
+    assert untouched.high == pytest.approx(9.0) and untouched.units == "the log's"
+
+
+def test_the_run_doctor_and_the_judge_know_which_rewards_are_learned_from() -> None:
+    data = two_state_log(4)
+    for change, high, own in (
+        ({"reward_bound": 2.0}, 2.0, False),
+        ({"terminal_reward": 5.0}, 5.0, False),
+        ({"reward_bound": 9.0}, 9.0, True),
+    ):
+        made = plan("q_learning", preprocessing=Preprocessing(**change))  # type: ignore[arg-type]
+        assert limits_of(paid(data, made), made.settings, []).high == pytest.approx(high)
+        assert judge_of(made, data, None, {}).in_tasks_units is own
 
 
 def test_the_mean_of_logged_actions_is_the_critics(tmp_path: Path) -> None:

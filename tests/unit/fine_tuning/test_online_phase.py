@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,20 @@ def test_optimizers_may_begin_anew_with_a_schedule_over_the_online_updates(runs:
     assert float(found["counts/actor"]) == 31.0
 
 
+def test_learning_rates_stay_at_their_first_value_unless_they_fall_anew(runs: dict[str, Path], tmp_path: Path) -> None:
+    """IQL's actor has learned at a rate that fell to 0 in as many offline steps: were that to go on, it would not move any more."""
+    before, _ = checkpoint.load_newest(runs["iql"] / "checkpoints")
+    moved = {}
+    for name, online in (("kept", {}), ("anew", {"optimizer": "reset", "schedule": "restart"})):
+        go_on(runs["iql"], tmp_path / name, online=online, training={"save_every": 1, "keep_checkpoints": 100})
+        path = tmp_path / name / "checkpoints"
+        found = [checkpoint.load(path / f"step_{step:010d}")[0] for step in range(35, 41)]
+        actors = [torch.cat([v.reshape(-1) for n, v in sorted(t.items()) if n.startswith("parameters/actor")]) for t in found]
+        moved[name] = [float((b - a).abs().mean()) for a, b in pairwise(actors)]
+    assert float(before["counts/actor"]) > 0
+    assert min(moved["kept"]) > 1e-5 and moved["anew"][-1] < 0.1 * moved["kept"][-1], moved
+
+
 def test_settings_may_change_for_the_online_phase(runs: dict[str, Path], tmp_path: Path) -> None:
     result = go_on(runs["cql"], tmp_path / "on", settings={"conservatism": 0.0})
     assert result.agent.config.conservatism == 0.0 and result.agent.config.sampled_actions == 2
@@ -259,9 +275,12 @@ def test_a_world_without_memory_goes_on_and_says_so(runs: dict[str, Path], tmp_p
 
 
 def test_a_divergence_stops_before_its_step_and_leaves_its_batch(runs: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(DivergenceError, match="is not finite"):
+    with pytest.raises(DivergenceError, match=r"noticed at environment step (\d+), of the updates step (\d+): .* is not finite") as told:
         go_on(runs["td3_bc"], tmp_path / "on", settings={"learning_rate": 1e30})
-    assert json.loads((tmp_path / "on" / "crash_report.json").read_text())["step"] > 0
+    report = json.loads((tmp_path / "on" / "crash_report.json").read_text())
+    words = re.search(r"environment step (\d+), of the updates step (\d+)", str(told.value))
+    assert words is not None and (report["environment_step"], report["step"]) == (int(words[1]), int(words[2]))
+    assert 0 < report["step"] < report["environment_step"]  # the first ten steps gather, and update nothing
     assert (tmp_path / "on" / "crash_batch.safetensors").is_file()
 
 

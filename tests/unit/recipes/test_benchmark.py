@@ -393,4 +393,6 @@ def test_a_dry_run_tells_and_makes_nothing(tmp_path: Path, capsys: pytest.Captur
     code, out, err = told(capsys, "run", "--suite", "full", "--dry-run", "--out", tmp_path / "none")
     assert code == 0 and "halfcheetah/medium iql seed 4" in out.splitlines()
     assert err.startswith(f"{len(out.splitlines())} run(s) on ") and " h " in err
+    few = ("run", "--datasets", "pendulum/mixed", "--algorithms", "bc", "--seeds", 2, "--dry-run", "--processes")
+    assert told(capsys, *few, 64)[2] == told(capsys, *few, 2)[2] != told(capsys, *few, 1)[2]  # no more than there are runs
     assert not (tmp_path / "none").exists()

@@ -19,7 +19,7 @@ import pytest
 from stitchrl import algorithms
 from stitchrl.cli import VERBS
 from stitchrl.experiment import Result
-from stitchrl.recipes import benchmark_schedule
+from stitchrl.recipes import benchmark_schedule, published_goals
 from stitchrl.recipes.benchmark_runs import Job, Log, jobs_of, row_of
 from stitchrl.recipes.benchmark_suites import seconds_of, suite
 from stitchrl.recipes.published_scores import SOURCE, published
@@ -235,3 +235,11 @@ def test_the_time_that_is_told_is_near_what_was_recorded() -> None:
     long = {key: seconds for key, seconds in recorded.items() if seconds >= 60}
     assert len(long) > 15 and {key: told[key] / seconds for key, seconds in long.items() if not 0.5 < told[key] / seconds < 2} == {}
     assert 0.7 < sum(told[key] for key in recorded) / sum(recorded.values()) < 1.5
+
+
+def test_every_log_of_ogbenchs_kinds_stands_beside_its_published_scores() -> None:
+    for log in published_goals.LOGS:
+        found = published(log)
+        assert found is not None and set(found[1]) == {"gcbc", "gcivl", "gciql", "qrl", "crl", "hiql"}, log
+    theirs = published("antmaze/medium-explore")
+    assert theirs is not None and theirs[0] == "antmaze-medium-explore-v0" and theirs[1]["hiql"] == (37, 10)

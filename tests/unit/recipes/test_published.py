@@ -67,7 +67,7 @@ def test_a_dataset_is_matched_by_its_whole_name() -> None:
 def test_batches_are_as_large_as_published() -> None:
     sizes = {
         "rebrac:halfcheetah/medium": 1024, "rebrac:antmaze/medium-play": 256, "bcq_locomotion": 100, "bcq_discrete": 64, "bc_atari": 100,
-        "cql_atari": 32, "decision_transformer:hopper/medium": 64, "decision_transformer_atari": 128, "diffuser_locomotion": 64,
+        "cql_atari": 32, "bcq_atari": 32, "decision_transformer:hopper/medium": 64, "decision_transformer_atari": 128, "diffuser_locomotion": 64,
         "decision_diffuser:hopper/medium": 64, "trajectory_transformer_locomotion": 256, "iql_locomotion": 256,
     }  # fmt: skip
     assert {name: recipe(name).batch_size for name in sizes} == sizes
