@@ -15,8 +15,9 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_sampling import StreamedFrames
-from stitchrl.data.frame_stacks import stack_frames
+from stitchrl.data.frame_stacks import FrameStacks, stack_frames
 from stitchrl.data.sampling import rows_of
+from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.seen_by_policy import seen_by
 from stitchrl.experiment import plan, run_experiment
 from stitchrl.training import seeds
@@ -123,6 +124,20 @@ def test_it_learns_what_the_light_says(name: str) -> None:
     policy = made.template.policy()
     chosen = seeds.act(policy, made.template, made.parameters_of(0), torch.from_numpy(seen), None).numpy()
     assert (chosen == right).mean() > 0.95
+
+
+def test_what_is_believed_of_images_is_read_in_pieces() -> None:
+    made, dataset, sizes = learner("cql"), log(), []
+    made.template.critic.mlp.encoder.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    seen = torch.from_numpy(np.asarray(dataset.observations))
+    found = seeds.believed_value(made.template, made.parameters_of(0), seen)
+    assert sizes == [32, 32, 8]
+    with torch.no_grad(), seeds.holding(made.template, made.parameters_of(0)):
+        assert found == pytest.approx(float(made.template.believed_value(seen).mean()), rel=1e-6)
+    assert seeds.believed_value(learner("bc").template, learner("bc").parameters_of(0), seen) is None
+    judge = Judge(Evaluation(), dataset, None, {}, made.template.config, [0])
+    assert isinstance(judge.starts, FrameStacks)  # positions alone
+    assert np.array_equal(np.asarray(judge.starts), seen[::6])
 
 
 def test_a_run_saves_a_policy_that_reads_bytes(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, final
 
 import numpy as np
@@ -64,6 +65,13 @@ def is_image(space: Space) -> bool:
         return False
     sides = space.shape if len(space.shape) == 2 else sorted((space.shape[0], space.shape[-1]))[1:] + [space.shape[1]]
     return min(sides) >= SMALLEST_IMAGE
+
+
+def looks_like_image(space: Space) -> bool:
+    """Returns whether observations seem to be images that `is_image` does not know: two neighbouring axes of 36 or more, whatever their type."""
+    if isinstance(space, Discrete) or is_image(space):
+        return False
+    return any(min(sides) >= SMALLEST_IMAGE for sides in pairwise(space.shape))
 
 
 @final

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stitchrl.core.spec import Box, Discrete, bounds_of
+from stitchrl.core.spec import Box, Discrete, bounds_of, looks_like_image
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.findings import SHOWN, Finding, Severity
 
@@ -247,6 +247,22 @@ def check_observation_space(dataset: Dataset) -> list[Finding]:
         )
         found.append(Finding("observation-outside", "error", message, "final_observations", first, (), len(final), advice))
     return found
+
+
+def check_images(dataset: Dataset) -> list[Finding]:
+    """Returns observations that seem to be images, of a layout or a type that is not read as one."""
+    space = dataset.spec.observation
+    if isinstance(space, Discrete) or not looks_like_image(space):
+        return []
+    message = (
+        f"'observations' are {space.dtype} {list(space.shape)}: these look like images, but are learned from as {space.size:,} numbers side by "
+        "side, without convolutions"
+    )
+    advice = (
+        "Images are uint8 (0 … 255), [H, W], [C, H, W] or [H, W, C]: convert the pixels, drop an axis of 1, put the colours of several frames "
+        "on one axis. Nothing to do if these are no images."
+    )
+    return [Finding("unread-images", "warning", message, "observations", count=len(dataset), advice=advice)]
 
 
 def check_constants(dataset: Dataset) -> list[Finding]:

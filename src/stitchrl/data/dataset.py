@@ -270,7 +270,8 @@ class Dataset:
     ) -> Dataset:
         """Returns a dataset of episodes, each with `observations [T + 1, *O]`, `actions`, `rewards`, `terminals` [T] and more.
 
-        `terminals` may be one truth value for the whole episode; `timeouts` are the rest. Further keys are columns of T rows.
+        `terminals` may be one truth value for the whole episode; an episode that they do not end is a timeout. Further keys are columns of
+        T rows.
         Raises DataError naming episode and column.
         """
         from stitchrl.data.flat import join_episodes

@@ -240,7 +240,7 @@ def _episode_arrays(number: int, episode: Mapping[str, ArrayLike]) -> dict[str, 
     if not steps:
         raise DataError(f"episode {number:,} has 0 steps; expected at least one")
     for name in ("terminals", "timeouts"):
-        flags = arrays.get(name, np.asarray(name == "timeouts"))
+        flags = arrays.get(name, np.asarray(False))
         if flags.ndim == 0:
             arrays[name] = np.zeros(steps, dtype=np.bool_)
             arrays[name][-1] = bool(flags)

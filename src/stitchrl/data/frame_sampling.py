@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast, final
 
 import numpy as np
@@ -13,10 +13,21 @@ from torch import Tensor
 from stitchrl.core.batch import BatchKind, Transitions
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.frame_batch import FrameTable
+from stitchrl.core.spec import Box, Discrete, Space
 from stitchrl.data.dataset import Array, Dataset
 from stitchrl.data.frame_stacks import FrameStacks, frames_of, frames_one_by_one, stacks_of_episodes
 from stitchrl.data.sampling import Rows, pack_rows, uniform
 from stitchrl.data.transforms import Affine
+
+# Algorithms that read images, by the space of actions that they then take.
+READERS: Mapping[type[Space], tuple[str, ...]] = {
+    Discrete: ("bc", "bcq", "cql", "decision_transformer", "iql", "q_learning"),
+    Box: (
+        *("awac", "bc", "bcq", "cql", "decision_transformer", "diffusion_policy", "diffusion_ql"),
+        *("edac", "fql", "idql", "iql", "sac", "td3_bc"),
+    ),
+}
+_ACTIONS: Mapping[type[Space], str] = {Discrete: "integer actions", Box: "real-valued actions"}
 
 
 @final
@@ -76,18 +87,27 @@ def frame_rows_of(
 
 
 def frame_table(dataset: Dataset, kind: BatchKind, transforms: Sequence[Affine], index: Array | None = None) -> FrameTable:
-    """Returns the table of a log of images, of the steps at `index` or of all; its frames are the log's own memory."""
+    """Returns the table of a log of images, of the steps at `index` or of all.
+
+    Its frames are the log's own memory; of a log of whole images a copy of those that the steps read. Raises ConfigError for a kind of batch
+    that reads no images.
+    """
     if not isinstance(kind, Transitions):
         raise ConfigError(
-            f"the observations are images, which batches of {type(kind).__name__} do not read; learn with bc, bcq, cql, iql or q_learning"
+            f"the observations are images, which batches of {type(kind).__name__} do not read; "
+            f"with {_ACTIONS[type(dataset.spec.action)]} learn with {', '.join(READERS[type(dataset.spec.action)])}"
         )
+    numbers = torch.from_numpy(pack_rows(dataset, kind, transforms, index))
     stacks = frames_of(dataset)
+    if stacks is None and index is not None:
+        pairs = np.stack([dataset.observations[index], dataset.next_observations(index)], 1)  # [M, 2, *O]
+        even = torch.arange(0, 2 * len(index), 2)
+        return FrameTable(numbers, torch.from_numpy(pairs.reshape(-1, *pairs.shape[2:])), even, even, torch.arange(2))
     if stacks is None:
         stacks = cast(FrameStacks, stacks_of_episodes(frames_one_by_one(dataset), dataset.offsets, 1)[0])
-    numbers = pack_rows(dataset, kind, transforms, index)
     rows = slice(None) if index is None else index
     newest, first = (torch.from_numpy(np.ascontiguousarray(x[rows], np.int64)) for x in (stacks.newest, stacks.first))
-    return FrameTable(torch.from_numpy(numbers), as_tensor(stacks.frames), newest, first, torch.arange(1 - stacks.depth, 2))
+    return FrameTable(numbers, as_tensor(stacks.frames), newest, first, torch.arange(1 - stacks.depth, 2))
 
 
 def as_tensor(frames: Array) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any, cast, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.core.spec import Box, Spec
+from stitchrl.core.spec import Box, Space, Spec
 from stitchrl.data.dataset import Array, Dataset
 
 
@@ -119,17 +119,31 @@ def frames_in_order(dataset: Dataset) -> Array:
 def stack_frames(dataset: Dataset, depth: int = 4) -> Dataset:
     """Returns a log of single frames with observations of `depth` stacked ones, oldest first, never across the start of an episode.
 
-    Raises DataError for a log whose observations are no frames of uint8, or stacked already.
+    Frames are `[H, W]`, `[1, H, W]` or `[H, W, 1]`; the axis of 1 is dropped. Raises DataError for a log whose observations are no frames of
+    uint8, coloured, or stacked already.
     """
-    space = dataset.spec.observation
-    if not isinstance(space, Box) or space.dtype != "uint8" or len(space.shape) != 2:
-        raise DataError(f"observations are {space}; expected single frames [H, W] of uint8 to stack")
+    sides = _sides(dataset.spec.observation)
     if depth < 1:
         raise DataError(f"a stack of {depth} frames; expected at least 1")
-    frames = frames_one_by_one(dataset)
+    frames = frames_one_by_one(dataset).reshape(-1, *sides)
     seen, final = stacks_of_episodes(frames, dataset.offsets, depth)
-    spec = Spec(Box((depth, *space.shape), (0.0,), (255.0,), "uint8"), dataset.spec.action)
+    spec = Spec(Box((depth, *sides), (0.0,), (255.0,), "uint8"), dataset.spec.action)
     return Dataset(spec, {**dataset.columns, "observations": seen}, dataset.offsets, final, dataset.metadata)
+
+
+def _sides(space: Space) -> tuple[int, ...]:
+    """Returns (H, W) of single grey frames. Raises DataError for other observations."""
+    if isinstance(space, Box) and space.dtype == "uint8":
+        match space.shape:
+            case (height, width) | (1, height, width) | (height, width, 1):
+                return height, width
+            case (3, _, _) | (_, _, 3):
+                raise DataError(
+                    f"observations are uint8 {list(space.shape)}; expected single grey frames [H, W] to stack. If the 3 are colours, make each "
+                    "frame grey and small before converting, for instance with OpenCV: "
+                    "cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (84, 84), interpolation=cv2.INTER_AREA)"
+                )
+    raise DataError(f"observations are {space}; expected single frames [H, W] of uint8 to stack")
 
 
 def join_frames(episodes: Sequence[Mapping[str, Array]], spec: Spec, depth: int) -> Dataset:

@@ -22,11 +22,13 @@ def is_atari(id: str, options: dict[str, Any]) -> bool:
 
 
 def open_atari(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    """Returns the game; options that are not in `DEFAULTS` go to ALE. Raises ConfigError for ALE's own frameskip, and what `gymnasium.make` and
-    its wrappers raise."""
+    """Returns the game; options that are not in `DEFAULTS` go to ALE, but `max_episode_steps`, which counts the agent's steps, not ALE's frames.
+
+    Raises ConfigError for ALE's own frameskip, and what `gymnasium.make` and its wrappers raise.
+    """
     import gymnasium
     from ale_py import ALEInterface, LoggerMode
-    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+    from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation, TimeLimit
 
     ALEInterface.setLoggerMode(LoggerMode.Error)  # no banner
     if "frameskip" in options:
@@ -37,8 +39,9 @@ def open_atari(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     chosen = DEFAULTS | {name: value for name, value in options.items() if name in DEFAULTS}
     depth = chosen.pop("frame_stack")
     rest = {name: value for name, value in options.items() if name not in DEFAULTS}
-    game = gymnasium.make(id, disable_env_checker=True, frameskip=1, **rest)
-    return FrameStackObservation(AtariPreprocessing(game, **chosen), depth)
+    limit = rest.pop("max_episode_steps", None)
+    seen = AtariPreprocessing(gymnasium.make(id, disable_env_checker=True, frameskip=1, **rest), **chosen)
+    return FrameStackObservation(seen if limit in (None, -1) else TimeLimit(seen, limit), depth)  # -1: none, as in gymnasium.make
 
 
 def frame_stack(environment: gymnasium.Env[Any, Any]) -> int | None:

@@ -82,7 +82,7 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     Ids: ours (`stitchrl/…`: Gridworld-v0, Cliff-v0, Chain-v0, LQG-v0, ICU-Sepsis-v0, AntMaze-v0, AntDirections-v0, PointFork-v0,
     Highway-v0, PongPositions-v0, BreakoutPositions-v0), Gymnasium's, those of installed packages, and your own as `MODULE:ID`: MODULE,
     installed or a file in the working directory, is imported and registers ID.
-    Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py).
+    Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py); their clock counts steps of four frames.
     A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last; so do OGBench's observations and goals,
     of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py). Raises ConfigError naming the
     nearest id, the package to install, or the options that exist.

@@ -17,6 +17,7 @@ from stitchrl.core.goals import is_with_goal, with_goal
 from stitchrl.core.settings import Count, Fraction, Natural
 from stitchrl.core.spec import Box, Discrete, Space, Spec, bounds_of, words_of
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.frame_stacks import rows_of_column
 from stitchrl.data.transforms import apply, return_scale, rounding, undo, words_of_bounds
 from stitchrl.evaluation.playing import check_epsilon, play
 from stitchrl.evaluation.references import Reference, reference_for
@@ -65,7 +66,7 @@ class Judge:
         self.settings, self.environment, self.options = settings, environment, dict(options)
         self.has_discount = hasattr(algorithm_settings, "discount")
         self.discount = float(getattr(algorithm_settings, "discount", 1.0))
-        self.starts = np.asarray(dataset.columns["observations"][dataset.offsets[:-1][:2_000]])
+        self.starts = rows_of_column(dataset.observations, dataset.offsets[:-1][:2_000])  # stacked frames are read when they are asked for
         self.to_goals, self.in_tasks_units = to_goals, own_rewards and not to_goals
         self.reference: Reference | None = None
         self.mdp: Any = None
@@ -132,7 +133,7 @@ class Judge:
         """
         if (scale := return_scale(agent.transforms)) is None:
             return None
-        starts = torch.as_tensor(apply(agent.transforms, "observations", self.starts), device=learner.device)
+        starts = torch.as_tensor(apply(agent.transforms, "observations", np.asarray(self.starts)), device=learner.device)
         if starts.is_floating_point():
             starts = starts.to(next(iter(learner.update.parameters.values())).dtype)
         found = []

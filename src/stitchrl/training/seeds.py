@@ -12,6 +12,9 @@ from torch.func import functional_call, vmap
 from stitchrl.core.algorithm import Algorithm, Due, Losses, Metrics
 from stitchrl.core.frame_batch import PackedRows
 from stitchrl.core.policy import Policy
+from stitchrl.core.spec import is_image
+
+_IMAGES_AT_ONCE = 32  # convolutions unfold each many times over
 
 
 def stack(algorithms: Sequence[Algorithm], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -41,9 +44,17 @@ def losses(
 
 @torch.no_grad()
 def believed_value(template: Algorithm, parameters: Mapping[str, Tensor], observations: Tensor) -> float | None:
-    """Returns the mean value that one seed believes its policy has at observations `[B, *O]`; None for an algorithm without one."""
+    """Returns the mean value that one seed believes its policy has at observations `[B, *O]`; None for an algorithm without one.
+
+    Images are read in pieces.
+    """
     with holding(template, parameters):
-        values = template.believed_value(observations)
+        if not is_image(template.spec.observation):
+            values = template.believed_value(observations)
+        else:
+            pieces = [template.believed_value(piece) for piece in observations.split(_IMAGES_AT_ONCE)]
+            known = [piece for piece in pieces if piece is not None]
+            values = torch.cat(known) if known else None
     return None if values is None else float(values.mean())
 
 

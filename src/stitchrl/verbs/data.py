@@ -49,7 +49,7 @@ class Convert:
     observation_keys: tuple[str, ...] = ()
     """of a Minari log whose observations have several entries: those to put side by side, such as observation desired_goal"""
     frame_stack: int | None = None
-    """of a log whose observations are single frames: stack so many to an observation; each is stored once all the same"""
+    """of a log whose observations are single grey frames: stack so many to an observation; each is stored once all the same"""
 
 
 @final

@@ -272,6 +272,18 @@ def test_concatenation_wants_one_shape() -> None:
         concatenate([d, grouped])
 
 
+@pytest.mark.parametrize("ends", [True, [False, True]])
+def test_an_episode_that_says_only_that_its_task_ended_has_no_timeout(ends: object) -> None:
+    episode = {"observations": [[1.0], [2.0], [3.0]], "actions": [0, 1], "rewards": [0.0, 1.0]}
+    d = Dataset.from_episodes([episode | {"terminals": ends}, episode | {"terminals": False}])
+    assert d.terminals.tolist() == [False, True, False, False]
+    assert d.timeouts.tolist() == [False, False, False, True]
+    assert "terminal_and_timeout" not in d.metadata
+    assert Dataset.from_episodes([episode]).timeouts.tolist() == [False, True]
+    both = Dataset.from_episodes([episode | {"terminals": True, "timeouts": True}])
+    assert (both.timeouts.any(), both.metadata["terminal_and_timeout"]) == (False, 1)
+
+
 def test_episodes_that_do_not_fit_are_named() -> None:
     good = {"observations": [[1.0], [2.0]], "actions": [0], "rewards": [0.0], "terminals": True}
     with pytest.raises(DataError, match="episode 1: 'observations' has 1 rows; expected 2 for 1 actions"):

@@ -243,6 +243,37 @@ def test_time() -> None:
     assert codes == ["overlapping-episodes", "group-of-several-episodes"]
 
 
+def of_shape(shape: tuple[int, ...], dtype: str) -> Dataset:
+    rng = np.random.default_rng(0)
+    episodes = [
+        {
+            "observations": rng.integers(256, size=(6, *shape)).astype(dtype),
+            "actions": rng.integers(2, size=5),
+            "rewards": rng.normal(size=5),
+        }
+        for _ in range(2)
+    ]
+    return Dataset.from_episodes(episodes)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [((4, 84, 84, 1), "uint8"), ((4, 84, 84, 3), "uint8"), ((84, 84), "float32"), ((4, 84, 84), "float32"), ((36, 40, 3), "float64")],
+)
+def test_images_that_are_not_read_as_images(shape: tuple[int, ...], dtype: str) -> None:
+    found = [finding for finding in examine(of_shape(shape, dtype)) if finding.code == "unread-images"]
+    assert [finding.severity for finding in found] == ["warning"]
+    assert f"{list(shape)}" in found[0].message and f"{np.prod(shape):,} numbers" in found[0].message
+    assert "[H, W], [C, H, W] or [H, W, C]" in found[0].advice
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((84, 84), "uint8"), ((4, 36, 36), "uint8"), ((7, 7, 3), "uint8"), ((35, 35), "float32"), ((4, 84), "float32")]
+)
+def test_what_is_read_as_it_is_meant_is_no_such_image(shape: tuple[int, ...], dtype: str) -> None:
+    assert "unread-images" not in [finding.code for finding in examine(of_shape(shape, dtype))]
+
+
 def test_constant_columns() -> None:
     data = point_mass()
     note = only(changed(data, observations=((slice(None), 1), 0.25)), "constant-observation")

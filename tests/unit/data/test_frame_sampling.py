@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from stitchrl import algorithms
+from stitchrl.core.algorithm import build
 from stitchrl.core.batch import NextActionTransitions, Transitions
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.frame_batch import FrameRows, gather
-from stitchrl.core.spec import Spec
+from stitchrl.core.spec import Box, Discrete, Spec
+from stitchrl.core.windows import Windows
 from stitchrl.data.dataset import Dataset
-from stitchrl.data.frame_sampling import FramesInPlace, StreamedFrames, frame_table
+from stitchrl.data.frame_sampling import READERS, FramesInPlace, StreamedFrames, frame_table
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sampling import batch_rows, row_width, rows_of
 from stitchrl.data.transforms import affine_rewards, standardize_observations
@@ -69,9 +73,43 @@ def test_chosen_rows_are_a_batch() -> None:
     assert batch.rewards.dtype == torch.float64
 
 
+def test_chosen_rows_of_whole_images_are_read_alone() -> None:
+    dataset, rows = dense(stack_frames(single((400, 300)), 4)), np.array([699, 3, 399])
+    tracemalloc.start()
+    found = batch_rows(dataset, Transitions(), SCALED, rows, CPU, torch.float32)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < dataset.observations.nbytes / 10
+    batch = Transitions().unpack(found, dataset.spec)
+    assert np.array_equal(batch.observations, dataset.observations[rows])
+    assert np.array_equal(batch.next_observations, dataset.next_observations(rows))
+    assert np.allclose(batch.rewards, 2 * dataset.rewards[rows] + 1)
+
+
+@pytest.mark.parametrize(
+    ("action", "words"), [(Discrete(3), "with integer actions learn with bc, bcq, cql, dec"), (Box((2,)), "real-valued")]
+)
+def test_those_that_read_images_are_named_by_the_kind_of_action(action: Discrete | Box, words: str) -> None:
+    spec = Spec(log().spec.observation, action)
+    columns = {**log().columns} | ({} if isinstance(action, Discrete) else {"actions": np.zeros((25, 2), np.float32)})
+    with pytest.raises(ConfigError, match=f"NextActionTransitions do not read; .*{words}"):
+        rows_of(Dataset(spec, columns, log().offsets, log().final_observations), NextActionTransitions(), [], CPU, 1 << 30)
+
+    def reads(name: str) -> bool:
+        algorithm, config = algorithms.find(name)
+        if algorithm.action_space not in ("any", "discrete" if isinstance(action, Discrete) else "box"):
+            return False
+        try:  # windows are refused by the network that does not read them, others by the data
+            return isinstance(algorithm.batch, Transitions) or bool(
+                isinstance(algorithm.batch, Windows) and build(algorithm, config(), spec, 0)
+            )
+        except ConfigError:
+            return False
+
+    assert READERS[type(action)] == tuple(name for name in algorithms.names() if reads(name))
+
+
 def test_what_does_not_read_images_says_so() -> None:
-    with pytest.raises(ConfigError, match="NextActionTransitions do not read"):
-        rows_of(log(), NextActionTransitions(), [], CPU, 1 << 30)
     with pytest.raises(ConfigError, match="images, which only a log holds"):
         row_width(Transitions(), Spec(log().spec.observation, log().spec.action))
     with pytest.raises(DataError, match="images, which the network divides by 255"):

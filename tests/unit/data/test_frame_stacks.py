@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stitchrl.core.errors import DataError
+from stitchrl.core.spec import Box, Spec
 from stitchrl.data.dataset import Dataset, concatenate
 from stitchrl.data.frame_stacks import FrameStacks, frames_of, stack_frames, stacks_of_episodes
 from stitchrl.data.sources import read, write
@@ -88,6 +89,26 @@ def test_another_depth_than_the_spec_s_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log" / "dataset.json").write_text(json.dumps({**record, "frame_stack": 3}))
     with pytest.raises(DataError, match="rows of shape"):
         Dataset.open(tmp_path / "log")
+
+
+def reshaped(dataset: Dataset, shape: tuple[int, ...], repeats: int = 1) -> Dataset:
+    """The same frames in another shape, each pixel so often."""
+    frames, final = (np.repeat(x.reshape(-1), repeats).reshape(-1, *shape) for x in (dataset.observations, dataset.final_observations))
+    spec = Spec(Box(shape, (0.0,), (255.0,), "uint8"), dataset.spec.action)
+    return Dataset(spec, {**dataset.columns, "observations": frames}, dataset.offsets, final, dataset.metadata)
+
+
+@pytest.mark.parametrize("shape", [(1, SIDE, SIDE), (SIDE, SIDE, 1)])
+def test_frames_with_an_axis_of_one_are_stacked_without_it(shape: tuple[int, ...]) -> None:
+    log = single((3, 2))
+    assert stack_frames(reshaped(log, shape), 4).fingerprint() == stack_frames(log, 4).fingerprint()
+    assert stack_frames(stack_frames(log, 1), 4).fingerprint() == stack_frames(log, 4).fingerprint()
+
+
+@pytest.mark.parametrize("shape", [(SIDE, SIDE, 3), (3, SIDE, SIDE)])
+def test_coloured_frames_are_refused_with_a_way_to_go_on(shape: tuple[int, ...]) -> None:
+    with pytest.raises(DataError, match=r"uint8 \[.*grey frames \[H, W\].*cv2.cvtColor\(frame, cv2.COLOR_RGB2GRAY\), \(84, 84\)"):
+        stack_frames(reshaped(single(), shape, 3), 4)
 
 
 def test_mistakes_are_told() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sources import arrays, d4rl_hdf5, npz
+from tests.unit.data.image_logs import single
 from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
 
 
@@ -170,3 +173,21 @@ def test_bounds_of_actions_that_nobody_stated_are_known_as_guesses() -> None:
     assert arrays.read(rows).metadata["action_bounds_inferred"] and arrays.read(rows).spec.action == Box((1,), (-1.0,), (1.0,))
     assert "action_bounds_inferred" not in arrays.read(rows, spec=stated).metadata
     assert "action_bounds_inferred" not in arrays.read(rows | {"actions": np.array([0, 1])}).metadata
+
+
+@pytest.mark.parametrize("compression", ["gzip", None])
+def test_stacks_are_written_to_hdf5_piece_by_piece(tmp_path: Path, compression: Any) -> None:
+    log = stack_frames(single((1_200, 900)), 8)
+    d4rl_hdf5.write(stack_frames(single((3,)), 8), tmp_path / "first.hdf5")  # h5py's own imports
+    tracemalloc.start()
+    d4rl_hdf5.write(log, tmp_path / "log.hdf5", compression)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert log.observations.size > 20 << 20
+    assert most < 16 << 20
+    back = d4rl_hdf5.read(tmp_path / "log.hdf5")
+    assert back.fingerprint() == log.fingerprint()
+    with h5py.File(tmp_path / "log.hdf5") as file:
+        for start in range(0, len(log), 500):
+            rows = slice(start, start + 500)
+            assert np.array_equal(file["next_observations"][rows], log.next_observations(rows))

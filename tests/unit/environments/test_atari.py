@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from stitchrl.core.spec import Box, Discrete
 from stitchrl.data.frame_stacks import frames_of
 from stitchrl.environments.atari import frame_stack
 from stitchrl.environments.behaviours import RandomBehaviour
+from stitchrl.environments.clock import longest_episode
 from stitchrl.environments.collect import collect
 from stitchrl.environments.make import make, spec_of
 from stitchrl.experiment import plan, run_experiment
@@ -92,6 +94,25 @@ def test_a_run_is_judged_in_the_game(tmp_path: Path) -> None:
     assert result.evaluation is not None
     assert result.evaluation["lengths"] == [[40, 40]]
     assert result.evaluation["believed_value"] is not None
+
+
+def test_a_clock_counts_the_steps_of_the_agent() -> None:
+    world = make(BREAKOUT, max_episode_steps=7)
+    assert frame_stack(world) == 4
+    assert (longest_episode(world), world.spec.max_episode_steps) == (math.inf, 7)
+    for _ in range(2):
+        world.reset(seed=1)
+        ends = [world.step(0)[2:4] for _ in range(7)]
+        assert ends == [(False, False)] * 6 + [(False, True)]
+        assert world.unwrapped.ale.getEpisodeFrameNumber() >= 28
+    world.close()
+    log = collect(BREAKOUT, RandomBehaviour(spec_of(world)), episodes=2, seed=1, parallel=1, options={"max_episode_steps": 5})
+    assert log.lengths.tolist() == [5, 5]
+    assert make(BREAKOUT, max_episode_steps=-1).spec.max_episode_steps is None
+    with pytest.raises(ConfigError, match="positive"):
+        make(BREAKOUT, max_episode_steps=0)
+    with pytest.raises(ConfigError, match="integer"):
+        make(BREAKOUT, max_episode_steps=2.5)
 
 
 def test_mistakes_are_told() -> None:

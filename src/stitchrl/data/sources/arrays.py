@@ -72,17 +72,18 @@ def read(
         raise DataError(f"{where}: {error}") from None
 
 
-def columns_of(dataset: Dataset, next_observations: bool = False) -> dict[str, Array]:
-    """Returns the columns from which `read` makes the same dataset again, for writers of flat files."""
+def columns_of(dataset: Dataset, finals: bool = True) -> dict[str, Array]:
+    """Returns the columns from which `read` makes the same dataset again, for writers of flat files.
+
+    finals: with final observations, and stacked frames once; without, whoever writes them adds the next observations.
+    """
     told: dict[str, Any] = {"spec": dataset.spec.to_json(), "metadata": dataset.metadata}
     stacks = frames_of(dataset)
-    if stacks is not None and not next_observations:  # each frame once
+    if stacks is not None and finals:  # each frame once
         told, dataset = told | {"frame_stack": stacks.depth}, single_frames(dataset)
     record = json.dumps(told, allow_nan=False)
     columns = dict(dataset.columns)
-    if next_observations:
-        columns["next_observations"] = dataset.next_observations()
-    else:
+    if finals:
         columns["final_observations"] = dataset.final_observations
     columns[OWN_RECORD] = np.frombuffer(record.encode(), dtype=np.uint8)
     return columns
