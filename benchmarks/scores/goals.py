@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import math
 import statistics
 import sys
 import time
@@ -28,6 +29,7 @@ BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 ANTS = HERE / "raw" / "ants.jsonl"  # of ants.py
 WALKER = "the walker, told the way"
 EPISODES = 50
+OGBENCH_SEEDS = 8  # its table's deviations are over as many
 
 
 def main() -> None:
@@ -150,7 +152,8 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
         "alone (its error is up to 7 points of 50 episodes, up to 10 of 25). Batches of 256, networks as told, observations as they are (*std*:",
         "standardised), our logs of 100,000 steps. *targets*: the step of the target networks' average, 0.005 unless told: a goal's value comes from",
         "one state further with each of its rounds, and in so few steps it does not come far. *published*: OGBench's table, a million steps, four",
-        "times the batch, networks of 512 × 3, ten times the log. `constant`: the best of 16 directions in which to push a ball for ever, chosen",
+        "times the batch, networks of 512 × 3, ten times the log, mean ± deviation over eight seeds; *within*: whether several seeds of ours are",
+        "within one standard error of it, or above. `constant`: the best of 16 directions in which to push a ball for ever, chosen",
         "on the episodes that it is told of; what it solves too tells nothing of a method.",
         "",
         *(_table(rows) if rows else ["No runs yet on the logs of now."]),
@@ -201,8 +204,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     for key, r in last.items():
         cells.setdefault(key[:-1], []).append(r)
     lines = [
-        "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published |",
-        "|---|---|---:|---|---:|---:|---|---:|---|",
+        "| log | networks | steps | method | seeds | success, % | of the five tasks, % | seconds a seed | published | within |",
+        "|---|---|---:|---|---:|---:|---|---:|---|---|",
     ]
     for (log, method, setting, step), found in sorted(
         cells.items(), key=lambda cell: (cell[0][0], cell[0][2][:5], cell[0][3], _mean_success(cell[1]))
@@ -212,7 +215,8 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
         told, seconds = _told(theirs.get(method)), statistics.fmean(r["seconds"] for r in found)
         success = mean_and_error([100 * r["success"] for r in found])
         lines.append(
-            f"| `{log}` | {_told_setting(setting)} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} |"
+            f"| `{log}` | {_told_setting(setting)} | {step:,} | `{method}` | {len(found)} | {success} | {tasks} | {seconds:.0f} | {told} "
+            f"| {_judged([100 * r['success'] for r in found], theirs.get(method))} |"
         )
     return lines
 
@@ -238,6 +242,14 @@ def _told(score: tuple[float, float] | None) -> str:
         return "–"
     mean, deviation = score
     return f"{mean:g} ± {deviation:g}" if deviation else f"{mean:g}"
+
+
+def _judged(ours: list[float], theirs: tuple[float, float] | None) -> str:
+    """Whether several seeds' mean is within one standard error of a published one or above it; errors of both are put together."""
+    if theirs is None or len(ours) < 2:
+        return "–"
+    error = math.hypot(statistics.stdev(ours) / math.sqrt(len(ours)), theirs[1] / math.sqrt(OGBENCH_SEEDS))
+    return "yes" if statistics.fmean(ours) >= theirs[0] - error else "no"
 
 
 def _mean_success(rows: list[dict[str, Any]]) -> float:

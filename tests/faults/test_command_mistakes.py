@@ -260,5 +260,11 @@ def test_returns_are_asked_for_and_drawn_in_the_report(tmp_path: Path) -> None:
     assert written["asked"] == [-5, 20] and np.shape(written["returns"]) == (1, 2, 2)
     assert f"-5 -> {np.mean(written['returns'][0][0]):.4g}, 20 -> {np.mean(written['returns'][0][1]):.4g}; 2 episodes" in told
     assert "Asked and obtained" in (tmp_path / "run" / "report.html").read_text()
+    collected = stitchrl(tmp_path, "data", "collect", "CartPole-v1", "--to", "second.npz", "--episodes", 2, "--behaviour", "run")
+    collected.refused("run: a policy of 'decision_transformer' acts on what it did and earned before, which a behaviour is not told")
+    stitchrl(tmp_path, "evaluate", "run", "--epsilon", "0.1").refused("a policy of 'decision_transformer' acts on what it did before")
+    stitchrl(tmp_path, "evaluate", "run", "--targets", "20", "--epsilon", "0.1").refused(
+        "--epsilon is 0.1 and has no effect with --targets"
+    )
     words = "--discount is 0.9 and has no effect with --targets"
     stitchrl(tmp_path, "evaluate", "run", "--targets", "20", "--discount", "0.9").refused(words)

@@ -31,7 +31,9 @@ from stitchrl.report.benchmark_rows import is_row, settings_hash
 
 RAW = "raw.jsonl"
 _FREE = ("log_every", "save_every", "keep_checkpoints", "threads", "device")  # of Training: no answer to "which run is this?"
-_PACKAGES = ("torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "icu-sepsis")
+_PACKAGES = (
+    "torch", "numpy", "gymnasium", "gymnasium-robotics", "mujoco", "icu-sepsis", "highway-env", "ale-py", "opencv-python-headless",
+)  # fmt: skip
 
 
 @final

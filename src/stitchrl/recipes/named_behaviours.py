@@ -70,11 +70,16 @@ def _game(name: str) -> Game | None:
 def saved_policy(path: Path, *, sampled: bool = False, seen: Callable[[np.ndarray], np.ndarray] | None = None) -> Behaviour:
     """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it, and tells log-probabilities if the policy has them.
 
-    seen: what the policy reads of the environment's observations, where that is not the observations themselves.
+    seen: what the policy reads of the environment's observations, where that is not the observations themselves. Raises ConfigError for a
+    policy with a memory.
     """
     from stitchrl.agent import load
 
     agent = load(path)
+    if agent.remembers:
+        raise ConfigError(
+            f"{path}: a policy of '{agent.name}' acts on what it did and earned before, which a behaviour is not told; `stitchrl evaluate` plays it"
+        )
     agent = agent.of_seed(agent.seeds[0])
     shipped = path.parent == SAVED
     if shipped:
