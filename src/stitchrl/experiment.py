@@ -30,7 +30,7 @@ from stitchrl.data.finite_values import check_rewards
 from stitchrl.data.goal_rows import for_pairs, goal_rows_of
 from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
-from stitchrl.evaluation.recorded_task import named_by
+from stitchrl.evaluation.recorded_task import named_by, plain
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.crash_report import crash_report
@@ -387,7 +387,7 @@ def describe(
             "environment": named_by(metadata),
         },
         "spec": spec.to_json(),
-        "environment": None if environment is None else {"id": environment, "options": dict(environment_options)},
+        "environment": None if environment is None else {"id": environment, "options": plain(environment_options)},
         "logging": to_json(logging),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }

@@ -5,13 +5,17 @@ One step an episode, actions of four numbers near 0, and the reward is the first
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
+from stitchrl.algorithms import find
 from stitchrl.algorithms.edac import EDACConfig
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.sampling import DeviceRows
+from stitchrl.training.learner import Learner, Training
 from stitchrl.training.seeds import holding
 from tests.known_answers.learning import learn_rows
 
@@ -48,3 +52,22 @@ def test_four_diverse_critics_hold_the_policy_nearer_the_log_than_sixteen_that_a
     assert agreed > 0.95 and far > 3 * DEVIATION, "all have learned the same slope, which goes on for ever"
     assert apart == pytest.approx(-1 / 3, abs=0.05), "the least that the mean cosine of four directions can be"
     assert 0 < near < 0.7 * far
+
+
+def test_a_hundred_critics_take_far_less_than_fifty_times_the_time_of_two() -> None:
+    """benchmarks/speed/ENSEMBLES.md: 4 times, where networks are small: one product of all critics, no loop over them."""
+
+    def seconds(critics: int) -> float:
+        config = EDACConfig(hidden=(32, 32, 32), ensemble=critics)
+        settings = Training(steps=100, batch_size=64, compile="off", threads=1)
+        learner = Learner(find("edac")[0], config, SPEC, log(), (0,), settings, torch.device("cpu"))
+        learner.advance()
+        found = []
+        for _ in range(8):
+            before = time.process_time()
+            learner.advance()
+            found.append(time.process_time() - before)
+        return min(found)
+
+    two, hundred = seconds(2), seconds(100)
+    assert hundred < 20 * two, f"{1000 * two:.1f} and {1000 * hundred:.1f} ms a step"

@@ -12,7 +12,7 @@ import pytest
 from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.recorded_task import task_for, task_of
+from stitchrl.evaluation.recorded_task import named_by, plain, task_for, task_of
 from stitchrl.verbs.train import environment_of
 
 
@@ -43,3 +43,17 @@ def test_a_config_without_an_id_is_no_runs(tmp_path: Path) -> None:
         task_of(recorded(tmp_path, environment={"id": "CartPole-v1", "options": [1]}))
     with pytest.raises(ConfigError, match="names no environment"):
         task_of(recorded(tmp_path, environment={"options": {}}))
+
+
+def test_options_that_a_run_could_not_keep_are_refused_before_it_learns(tmp_path: Path) -> None:
+    import stitchrl
+
+    words = r"environment_options: 'goal' is ndarray '\[0.5 0.5\]'; expected plain JSON values"
+    options = {"goal": np.array([0.5, 0.5])}
+    with pytest.raises(ConfigError, match=words):
+        named_by({"environment": "CartPole-v1", "environment_options": options})
+    assert plain({"size": (3, 4), "name": "medium"}) == {"size": (3, 4), "name": "medium"}
+    given = {"sutton_barto_reward": np.bool_(True)}
+    with pytest.raises(ConfigError, match="'sutton_barto_reward' is bool"):
+        stitchrl.train("bc", "cartpole/mixed", run=tmp_path / "run", environment="CartPole-v1", environment_options=given)
+    assert not (tmp_path / "run").exists()
