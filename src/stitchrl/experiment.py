@@ -30,7 +30,7 @@ from stitchrl.data.finite_values import check_rewards
 from stitchrl.data.goal_rows import for_pairs, goal_rows_of
 from stitchrl.data.sampling import Rows, rows_of
 from stitchrl.evaluation.judge import Evaluation, Judge
-from stitchrl.evaluation.recorded_task import named_by, plain
+from stitchrl.evaluation.recorded_task import kept, named_by
 from stitchrl.evaluation.value_sanity import Probe, limits_of, probe_of
 from stitchrl.training import checkpoint, compilation, run_directory
 from stitchrl.training.crash_report import crash_report
@@ -133,7 +133,8 @@ def plan(
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
     if isinstance(found.batch, Windows):
         unheard = ("reward_bound", "terminal_reward") if found.asked else ("reward_bound",)
-        refuse_changed(made.evaluation, ("epsilon",), f"on '{algorithm}', which acts on what it did before")
+        if made.evaluation.epsilon:
+            refuse_changed(made.evaluation, ("epsilon",), f"on '{algorithm}', which acts on what it did before")
         refuse_changed(made.preprocessing, unheard, f"on what the environment pays '{algorithm}' while it acts")
     return made
 
@@ -173,7 +174,7 @@ def paid(dataset: Dataset, plan: Plan) -> Dataset:
 
 def judge_of(plan: Plan, dataset: Dataset, environment: str | None, options: Mapping[str, Any]) -> Judge:
     """Returns who plays a run's policies in the environment; raises ConfigError where it is none for what the log holds, or cannot be had."""
-    own = paid(dataset, plan) is dataset
+    own = plan.preprocessing.reward_bound is None and plan.preprocessing.terminal_reward is None
     return Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds, to_goals=plan.goals.hindsight, own_rewards=own)
 
 
@@ -384,10 +385,10 @@ def describe(
             "steps": len(dataset),
             "transforms": [t.description for t in transforms],
             **{name: metadata.get(name) for name in ("reference", "table_schema")},
-            "environment": named_by(metadata),
+            "environment": kept(named_by(metadata)),
         },
         "spec": spec.to_json(),
-        "environment": None if environment is None else {"id": environment, "options": plain(environment_options)},
+        "environment": None if environment is None else kept({"id": environment, "options": dict(environment_options)}),
         "logging": to_json(logging),
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }

@@ -254,7 +254,8 @@ def test_returns_are_asked_for_and_drawn_in_the_report(tmp_path: Path) -> None:
 
     do("data", "collect", "CartPole-v1", "--to", "log.npz", "--episodes", 10)
     small = "--settings.width 8 --settings.layers 1 --settings.context 4 --steps 4 --batch-size 4 --evaluation.episodes 1 --logging.no-tensorboard"
-    do("train", "decision_transformer", "--data", "log.npz", "--run", "run", *small.split())
+    ended = do("train", "decision_transformer", "--data", "log.npz", "--run", "run", *small.split())
+    assert "stitchrl trust" not in ended  # which does not judge what remembers
     told = do("evaluate", "run", "--targets", "-5", "20", "--episodes", 2)
     written = json.loads((tmp_path / "run" / "asked_returns.json").read_text())
     assert written["asked"] == [-5, 20] and np.shape(written["returns"]) == (1, 2, 2)

@@ -19,6 +19,7 @@ from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import apply, learner_spec, return_scale
+from stitchrl.evaluation.value_sanity import paid_in
 from stitchrl.training import checkpoint, seeds
 
 _ROWS = 20_000
@@ -27,7 +28,7 @@ _ROWS = 20_000
 @final
 @dataclass(frozen=True)
 class CriticScores:
-    """Of each seed `[S]`, in the task's units; None where the algorithm has no critic, or rewards were shifted, which leaves no way back."""
+    """Of each seed `[S]`, in the task's units; None where the algorithm has no critic, or rewards were shifted, cut or replaced: no way back."""
 
     believed: list[float] | None
     td_error: list[float] | None
@@ -37,7 +38,7 @@ class CriticScores:
 @torch.no_grad()
 def critic_scores(run: Path, agent: Agent, dataset: Dataset) -> CriticScores:
     """Returns what the critics in the run's newest checkpoint say; raises CheckpointError where there is none or it is another algorithm's."""
-    if (scale := return_scale(agent.transforms)) is None:
+    if (scale := return_scale(agent.transforms)) is None or paid_in(run, dataset) is not dataset:
         return CriticScores(None, None)
     tensors, _ = checkpoint.load_newest(run / "checkpoints")
     template = build(algorithms.find(agent.name)[0], agent.config, learner_spec(agent.spec, agent.transforms), agent.seeds[0])

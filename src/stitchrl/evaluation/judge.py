@@ -103,8 +103,9 @@ class Judge:
         )
         if not result.complete:
             return None
-        # what is believed of goals drawn by hindsight, -1 a step, or of rewards cut to a size, is not in the task's units of reward
-        believed = self.believed(learner, agent) if learner is not None and self.in_tasks_units else None
+        # what is believed of goals drawn by hindsight, -1 a step, or of changed rewards is not in the task's units, nor of who acts at random
+        comparable = self.in_tasks_units and not s.epsilon
+        believed = self.believed(learner, agent) if learner is not None and comparable else None
         exact = self.exact(agent)
         return result.record(
             step=step, seconds=seconds, environment=self.environment, reference=self.reference, exact_value=exact, believed_value=believed

@@ -45,7 +45,8 @@ class Player:
         check_epsilon(epsilon, agent.spec)
         if epsilon and agent.remembers:
             raise ConfigError(f"epsilon is {epsilon:g}, and a policy of '{agent.name}' acts on what it did before: leave epsilon out")
-        self.epsilon, self.generator = epsilon or 0.0, np.random.default_rng(0)
+        self.epsilon = epsilon or 0.0
+        self.generators = [np.random.default_rng([0, seed]) for seed in agent.seeds]  # a seed's own: together they are as alone
         self.agent, self.sampled, self.targets = agent.anew(), sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
 
@@ -56,7 +57,8 @@ class Player:
         if not self.epsilon:
             return actions
         assert isinstance(space := self.agent.spec.action, Discrete)
-        return np.where(self.generator.random(actions.shape) < self.epsilon, self.generator.integers(space.n, size=actions.shape), actions)
+        draws = np.stack([generator.random((2, *row.shape)) for generator, row in zip(self.generators, actions, strict=True)], 1)
+        return np.where(draws[0] < self.epsilon, (draws[1] * space.n).astype(actions.dtype), actions)
 
     def earned(self, rewards: np.ndarray) -> None:
         self.rewards = self._as_agents(rewards)

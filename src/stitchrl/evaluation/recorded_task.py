@@ -21,15 +21,15 @@ class RecordedTask(NamedTuple):
 
 
 def named_by(metadata: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the environment that a log's metadata name, as `{"id", "options"}`; None where they name none. Raises as `plain` does."""
+    """Returns the environment that a log's metadata name, as `{"id", "options"}`; None where they name none."""
     if not metadata.get("environment"):
         return None
-    return {"id": str(metadata["environment"]), "options": plain(metadata.get("environment_options") or {})}
+    return {"id": str(metadata["environment"]), "options": dict(metadata.get("environment_options") or {})}
 
 
-def plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns an environment's options; raises ConfigError for values that are no plain JSON, which a run's config.json could not keep."""
-    for name, value in options.items():
+def kept(task: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Returns `{"id", "options"}`; raises ConfigError for options that are no plain JSON, which a run's config.json could not keep."""
+    for name, value in ({} if task is None else task["options"]).items():
         try:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
@@ -37,7 +37,7 @@ def plain(options: Mapping[str, Any]) -> dict[str, Any]:
                 f"environment_options: {name!r} is {type(value).__name__} {str(value)[:60]!r}; expected plain JSON values, which a run keeps to "
                 f"open its environment again ({error}); give lists and numbers, or register an environment of your own that has it inside"
             ) from None
-    return dict(options)
+    return task
 
 
 def check_named(id: str) -> str:

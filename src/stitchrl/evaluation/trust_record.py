@@ -223,8 +223,8 @@ def _self_checks_record(m: Measured) -> dict[str, Any]:
 def _sanity_record(sanity: ValueSanity | str, target: Target) -> dict[str, Any]:
     names = {"believed": "believed", "q_logged": "logged", "q_chosen": "chosen", "critic_spread": "spread"}
     if isinstance(sanity, str):
-        return {"highest_possible": None, "lowest_possible": None} | dict.fromkeys(names)
-    return {"highest_possible": sanity.high, "lowest_possible": sanity.low} | {
+        return {"highest_possible": None, "lowest_possible": None, "units": None} | dict.fromkeys(names)
+    return {"highest_possible": sanity.high, "lowest_possible": sanity.low, "units": sanity.units} | {
         key: (getattr(sanity, name) or [None])[0] for key, name in names.items()
     }
 

@@ -257,6 +257,10 @@ class ValueSanity:
     @property
     def problems(self) -> list[ValueProblem]:
         """What is wrong, worst first; empty where nothing is, or nothing could be judged."""
+        found = self._problems()
+        return found if self.units == "the log's" else [ValueProblem(x.level, f"{x.sentence} (units are {self.units})") for x in found]
+
+    def _problems(self) -> list[ValueProblem]:
         found = []
         slack = TOLERANCE * (self.high - self.low)
         most = max(self.believed, default=math.nan) if self.believed else math.nan
@@ -287,7 +291,7 @@ def value_sanity(run: Path, dataset: Dataset) -> ValueSanity:
         nothing = f"{agent.name} has no critic: it believes nothing of its policy's value"
         return ValueSanity(math.nan, math.nan, math.nan, math.nan, math.nan, None, None, reason=nothing)
     discount = float(agent.config.discount)
-    paid = _paid(run, dataset)
+    paid = paid_in(run, dataset)
     (scale, units), dataset = _reward_scale(agent, changed=paid is not dataset), paid
     transforms = agent.transforms if scale is None else []
     low, high = possible_returns(dataset, discount, transforms)
@@ -311,8 +315,8 @@ def value_sanity(run: Path, dataset: Dataset) -> ValueSanity:
     )
 
 
-def _paid(run: Path, dataset: Dataset) -> Dataset:
-    """The log with the rewards that a run learned from, before their scale."""
+def paid_in(run: Path, dataset: Dataset) -> Dataset:
+    """Returns the log with the rewards that a run learned from, before their scale; where these are its own, the log itself."""
     told = read_json(run / "config.json").get("preprocessing") or {} if (run / "config.json").is_file() else {}
     return changed_rewards(dataset, told.get("reward_bound"), told.get("terminal_reward"))
 

@@ -27,7 +27,7 @@ from stitchrl.data.replay import Mixture, Replay
 from stitchrl.data.sampling import row_width, rows_of
 from stitchrl.data.transforms import learner_spec, within
 from stitchrl.evaluation.judge import Evaluation, Judge, check_policy
-from stitchrl.evaluation.recorded_task import plain
+from stitchrl.evaluation.recorded_task import kept
 from stitchrl.evaluation.value_sanity import limits_of, probe_of
 from stitchrl.experiment import (
     Plan,
@@ -209,7 +209,7 @@ def describe(
         "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},
         "evaluation": to_json(plan.evaluation),
         "data": parent.config["data"] | {"source": source},
-        "environment": {"id": environment, "options": plain(options)},
+        "environment": kept({"id": environment, "options": dict(options)}),
         "logging": to_json(logging),
         "online": settings_of(online, plan.training),
         "parent": {"path": str(parent.path), "step": step, "online_episodes": online_episodes(read_run(parent.path))},

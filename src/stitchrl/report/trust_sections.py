@@ -272,7 +272,9 @@ def _sanity(record: Record) -> str:
         ("believed value of the chosen actions", sanity["q_chosen"]),
         ("spread of the critics", sanity["critic_spread"]),
     ]
-    return table(("", "value"), [(name, "–" if value is None else float(value)) for name, value in rows], label="Value sanity")
+    units = sanity.get("units")
+    said = "" if units in (None, "the log's") else paragraph(f"Units are {units}.", "soft")
+    return table(("", "value"), [(name, "–" if value is None else float(value)) for name, value in rows], label="Value sanity") + said
 
 
 def _risk(record: Record) -> str:

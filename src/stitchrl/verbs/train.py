@@ -135,8 +135,8 @@ def _run(name: str, a: Any) -> int:
         return told_stop(path, result)
     if not a.logging.quiet:
         _tell(path, result)
-        untrusted = a.goals.hindsight or is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing")
-        if not (untrusted or table_options(a.schema, a.table)):
+        unread = is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing") or "goals" in dataset.columns
+        if not (unread or a.goals.hindsight or result.agent.remembers or table_options(a.schema, a.table)):
             print(f"how far to trust it: {shlex.join(['stitchrl', 'trust', str(path), '--data', a.data])}")
     return 0
 

@@ -69,6 +69,17 @@ def test_who_never_serves_waits_for_the_clock_and_with_random_actions_does_not(w
     assert play(waiting, Serve, epsilon=0.0, episodes=1).lengths.tolist() == [[CLOCK]]
 
 
+def test_seeds_together_are_as_seeds_alone() -> None:
+    data = log(np.zeros(40, np.int64), Discrete(4))
+    made = plan("bc", settings={"hidden": (8,)}, seeds=[3, 5], training=Training(steps=1, batch_size=1, device="cpu", compile="off"))
+    learner = make_learner(made, *prepare(data, made))
+    both = Agent("bc", learner.template, learner.update.parameters, data.spec, [], made.seeds)
+    together = play(both, Serve, epsilon=0.2, episodes=20).lengths
+    for i, seed in enumerate(made.seeds):
+        np.testing.assert_array_equal(play(both.of_seed(seed), Serve, epsilon=0.2, episodes=20).lengths[0], together[i])
+    assert (together[0] != together[1]).any()
+
+
 def test_the_exact_value_is_of_the_policy_that_was_played() -> None:
     from stitchrl.environments.tasks.tabular import policy_value
 
@@ -97,5 +108,6 @@ def test_refusals(waiting: Agent, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"epsilon is 0.1, and actions are real-valued"):
         run_experiment(plan("bc", evaluation=Evaluation(epsilon=0.1)), real, path=tmp_path / "run", source="test")
     assert not (tmp_path / "run").exists()
+    plan("decision_transformer", evaluation=Evaluation(epsilon=0.0))
     with pytest.raises(ConfigError, match=r"epsilon is 0.1, and has no effect on 'decision_transformer', which acts on what it did before"):
         plan("decision_transformer", evaluation=Evaluation(epsilon=0.1))

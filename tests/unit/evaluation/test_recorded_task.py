@@ -12,7 +12,7 @@ import pytest
 from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.spec import Box, Spec
 from stitchrl.data.dataset import Dataset
-from stitchrl.evaluation.recorded_task import named_by, plain, task_for, task_of
+from stitchrl.evaluation.recorded_task import kept, named_by, task_for, task_of
 from stitchrl.verbs.train import environment_of
 
 
@@ -50,9 +50,11 @@ def test_options_that_a_run_could_not_keep_are_refused_before_it_learns(tmp_path
 
     words = r"environment_options: 'goal' is ndarray '\[0.5 0.5\]'; expected plain JSON values"
     options = {"goal": np.array([0.5, 0.5])}
+    named = named_by({"environment": "CartPole-v1", "environment_options": options})
     with pytest.raises(ConfigError, match=words):
-        named_by({"environment": "CartPole-v1", "environment_options": options})
-    assert plain({"size": (3, 4), "name": "medium"}) == {"size": (3, 4), "name": "medium"}
+        kept(named)
+    whole = {"id": "CartPole-v1", "options": {"size": (3, 4), "name": "medium"}}
+    assert kept(whole) == whole and kept(None) is None
     given = {"sutton_barto_reward": np.bool_(True)}
     with pytest.raises(ConfigError, match="'sutton_barto_reward' is bool"):
         stitchrl.train("bc", "cartpole/mixed", run=tmp_path / "run", environment="CartPole-v1", environment_options=given)

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+from stitchrl.agent import load
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.transforms import affine_rewards
+from stitchrl.evaluation.critic_scores import critic_scores
 from stitchrl.evaluation.value_sanity import (
     ValueSanity,
     assumption,
@@ -213,17 +215,18 @@ def test_values_of_changed_rewards_are_held_to_what_those_can_be(tmp_path: Path)
     cut = value_sanity(run(tmp_path / "cut", data, reward_bound=2.0), data)
     assert cut.high == pytest.approx(2.0) and cut.units == "the log's, with the rewards that were learned from"
     assert value_sanity(run(tmp_path / "ends", data, terminal_reward=5.0), data).high == pytest.approx(5.0)
+    (tmp_path / "cut" / "evaluations.jsonl").write_text('{"step": 10, "believed_value": [9.0, 1.0]}\n')
+    told = value_sanity(tmp_path / "cut", data).problems[0]
+    assert told.level == "fail" and told.sentence.endswith("(units are the log's, with the rewards that were learned from)")
+    scores = critic_scores(tmp_path / "cut", load(tmp_path / "cut"), data)  # nor are they compared with those of other rewards
+    assert scores.believed is None and scores.td_error is None
     untouched = value_sanity(run(tmp_path / "untouched", data, reward_bound=9.0), data)
     assert untouched.high == pytest.approx(9.0) and untouched.units == "the log's"
 
 
 def test_the_run_doctor_and_the_judge_know_which_rewards_are_learned_from() -> None:
     data = two_state_log(4)
-    for change, high, own in (
-        ({"reward_bound": 2.0}, 2.0, False),
-        ({"terminal_reward": 5.0}, 5.0, False),
-        ({"reward_bound": 9.0}, 9.0, True),
-    ):
+    for change, high, own in (({"reward_bound": 2.0}, 2.0, False), ({"terminal_reward": 5.0}, 5.0, False), ({}, 9.0, True)):
         made = plan("q_learning", preprocessing=Preprocessing(**change))  # type: ignore[arg-type]
         assert limits_of(paid(data, made), made.settings, []).high == pytest.approx(high)
         assert judge_of(made, data, None, {}).in_tasks_units is own
