@@ -55,6 +55,6 @@ def test_ants_put_walks_together_on_two_levels_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_values_put_walks_of_a_large_maze_together_where_cloning_does_not() -> None:
-    """benchmarks/scores/GOALS.md, three seeds: GCIQL 13 ± 6, GCBC 0; OGBench's own 31 and 7."""
-    gciql, gcbc = (reached(method, "pointmaze/large-stitch", 40_000) for method in ("gciql", "gcbc"))
+    """benchmarks/scores/GOALS.md, three seeds: GCIQL 23 ± 8, GCBC 0; OGBench's own 31 and 7."""
+    gciql, gcbc = (reached(method, "pointmaze/large-stitch", 20_000) for method in ("gciql", "gcbc"))
     assert gciql > gcbc + 0.05
