@@ -115,7 +115,7 @@ def test_values_cross_the_ants_maze_where_cloning_and_td3_bc_fail() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_values_of_frames_beat_cloning_them() -> None:
-    """benchmarks/scores/atari, Pong: CQL 22, cloning 9 (seed 1: 19 and 16); in Breakout CQL's seeds are 32 and 8, cloning's 13 and 11: not asserted."""
+    """benchmarks/scores/atari, Pong: CQL 22, cloning 9 (seed 1: 19 and 16); in Breakout CQL has 32 and 8, cloning 13 and 11: not asserted."""
     pytest.importorskip("ale_py")
     cloned, valued = (suite_score("atari", "pong/mixed", method) for method in ("bc", "cql"))
     assert valued > cloned + 4
