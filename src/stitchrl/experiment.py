@@ -132,9 +132,9 @@ def plan(
         changed = ("return_range", "reward_scale", "reward_shift", "reward_bound", "terminal_reward")
         refuse_changed(made.preprocessing, changed, "with goals, whose rewards are their own")
     if isinstance(found.batch, Windows):
-        unheard = ("reward_bound", "terminal_reward") if found.asked else ("reward_bound",)
         if made.evaluation.epsilon:
             refuse_changed(made.evaluation, ("epsilon",), f"on '{algorithm}', which acts on what it did before")
+        unheard = ("reward_bound", "terminal_reward") if found.asked else ("reward_bound",)
         refuse_changed(made.preprocessing, unheard, f"on what the environment pays '{algorithm}' while it acts")
     return made
 

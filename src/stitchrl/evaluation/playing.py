@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 import numpy as np
+import torch
 
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
@@ -32,6 +33,13 @@ def check_epsilon(epsilon: float | None, spec: Spec) -> None:
         raise ConfigError(f"epsilon is {epsilon:g}, and actions are real-valued; it is for integer ones: leave it out")
 
 
+def partly_random(agent: Agent, actions: np.ndarray, epsilon: float) -> np.ndarray:
+    """Returns integer actions `[S, N]`, a share `epsilon` of them uniformly random, drawn by each seed's own generator."""
+    assert isinstance(space := agent.spec.action, Discrete)
+    draws = torch.stack([torch.rand(2, actions.shape[1], generator=g, dtype=torch.float64) for g in agent.generators]).numpy()  # [S, 2, N]
+    return np.where(draws[:, 0] < epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
+
+
 @final
 class Player:
     """Policies at play, as they were loaded: the same rollout twice is the same. A policy with a memory forgets where an episode begins, and
@@ -46,7 +54,6 @@ class Player:
         if epsilon and agent.remembers:
             raise ConfigError(f"epsilon is {epsilon:g}, and a policy of '{agent.name}' acts on what it did before: leave epsilon out")
         self.epsilon = epsilon or 0.0
-        self.generators = [np.random.default_rng([0, seed]) for seed in agent.seeds]  # a seed's own: together they are as alone
         self.agent, self.sampled, self.targets = agent.anew(), sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
 
@@ -54,11 +61,7 @@ class Player:
         self.agent.reset(self._as_agents(episode_start))
         actions = self.agent.act(self._as_agents(observations), self.rewards, sampled=self.sampled)
         actions = actions.reshape(*observations.shape[:2], *actions.shape[2:])
-        if not self.epsilon:
-            return actions
-        assert isinstance(space := self.agent.spec.action, Discrete)
-        draws = np.stack([generator.random((2, *row.shape)) for generator, row in zip(self.generators, actions, strict=True)], 1)
-        return np.where(draws[0] < self.epsilon, (draws[1] * space.n).astype(actions.dtype), actions)
+        return partly_random(self.agent, actions, self.epsilon) if self.epsilon else actions
 
     def earned(self, rewards: np.ndarray) -> None:
         self.rewards = self._as_agents(rewards)

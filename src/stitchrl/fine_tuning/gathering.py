@@ -21,6 +21,7 @@ from stitchrl.data.replay import Replay
 from stitchrl.data.sampling import rows_of
 from stitchrl.data.transforms import apply, changed_rewards, undo
 from stitchrl.environments.make import make
+from stitchrl.evaluation.playing import partly_random
 
 SINGLE = frozenset({"observations", "actions", "rewards", "terminals", "next_observations"})  # known as soon as a step is taken
 
@@ -115,11 +116,9 @@ class Gathering:
         if agent.stochastic:
             return agent.act(seen, sampled=True)[:, 0]
         actions = agent.act(seen)[:, 0]
-        generators = agent.generators
         if isinstance(space, Discrete):
-            draws = torch.stack([torch.rand(2, generator=g, dtype=torch.float64) for g in generators]).numpy()
-            return np.where(draws[:, 0] < self.epsilon, (draws[:, 1] * space.n).astype(np.int64), actions)
-        noise = torch.stack([torch.randn(space.shape, generator=g) for g in generators]).numpy()
+            return partly_random(agent, actions[:, None], self.epsilon)[:, 0]
+        noise = torch.stack([torch.randn(space.shape, generator=g) for g in agent.generators]).numpy()
         changed = np.clip(apply(agent.transforms, "actions", actions) + self.exploration_noise * noise, -1, 1)
         return undo(agent.transforms, "actions", changed)
 
