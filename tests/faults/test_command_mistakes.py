@@ -195,6 +195,14 @@ def test_a_report_is_written_as_json_and_html(logs: Path, capsys: pytest.Capture
     assert (tmp_path / "r.html").read_text().startswith("<!DOCTYPE html>")
 
 
+def test_a_tables_schema_stands_in_the_command_that_tells_of_trust(logs: Path, tmp_path: Path) -> None:
+    (tmp_path / "table.toml").write_text('observations = ["x", "y"]\nepisode = "episode"\n')
+    words = ("train", "bc", "--data", logs / "table.csv", "--schema", "table.toml", "--run", "run", *TINY)
+    quietly = [word for word in words if word != "--logging.quiet"]
+    told = stitchrl(tmp_path, *quietly).succeeded().out.splitlines()[-1]
+    assert told == f"how far to trust it: stitchrl trust run --data {logs / 'table.csv'} --schema table.toml"
+
+
 def test_a_table_trains_directly(logs: Path, tmp_path: Path) -> None:
     stitchrl(tmp_path, "train", "bc", "--data", logs / "table.csv", "--run", "run", *TINY, *COLUMNS).succeeded()
     config = json.loads((tmp_path / "run" / "config.json").read_text())

@@ -105,7 +105,6 @@ def print_config(name: str, a: Any) -> None:
 
 
 def _run(name: str, a: Any) -> int:
-    from stitchrl.core.spec import is_image
     from stitchrl.experiment import plan, run_experiment
     from stitchrl.recipes import datasets
     from stitchrl.report.run import write_run_report
@@ -135,10 +134,20 @@ def _run(name: str, a: Any) -> int:
         return told_stop(path, result)
     if not a.logging.quiet:
         _tell(path, result)
-        unread = is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing") or "goals" in dataset.columns
-        if not (unread or a.goals.hindsight or result.agent.remembers or table_options(a.schema, a.table)):
-            print(f"how far to trust it: {shlex.join(['stitchrl', 'trust', str(path), '--data', a.data])}")
+        _tell_trust(path, a, dataset, result.agent)
     return 0
+
+
+def _tell_trust(path: Path, a: Any, dataset: Any, agent: Any) -> None:
+    """Prints the command that judges the policy from its log, where there is one."""
+    from stitchrl.core.spec import is_image
+    from stitchrl.verbs.data import table_options
+
+    unread = is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing") or "goals" in dataset.columns
+    if unread or a.goals.hindsight or agent.remembers or table_options(None, a.table):
+        return
+    schema = ["--schema", str(a.schema)] if a.schema else []
+    print(f"how far to trust it: {shlex.join(['stitchrl', 'trust', str(path), '--data', a.data, *schema])}")
 
 
 def told_stop(path: Path, result: Any) -> int:
