@@ -136,7 +136,7 @@ def finetune(
     from stitchrl.fine_tuning.parent_run import read_parent
 
     parent = read_parent(_path(run, "run"))
-    where, options, _ = task_of(parent.path, environment)
+    where, options, _ = task_of(parent.path, environment, environment_options)
     given = dict(training or {}) | ({} if steps is None else {"steps": steps})
     source = parent.source if data is None or isinstance(data, Dataset) else str(data)
     path = _path(into, "into") if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
@@ -144,7 +144,7 @@ def finetune(
     with Progress(f"{parent.algorithm} in {where}", quiet=records.quiet) as progress:
         result = run_online(
             parent, data if isinstance(data, Dataset) else load(source, **parent.reading(source)), path=path, source=source, environment=where,
-            environment_options=options if environment_options is None else environment_options, settings=settings,
+            environment_options=options, settings=settings,
             online=_of(OnlinePhase, online, "online"), training=_of(Training, given, "training", parent.training),
             evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation), logging=records, resume=resume, overwrite=overwrite,
             allow_change=allow_change, show=progress, warn=progress.warning(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,17 +45,3 @@ def acting_with(agent: Agent, changes: Mapping[str, Any]) -> Agent:
         raise ConfigError(f"{', '.join(changes)}: a policy with these settings has other weights than were learned; train one with them")
     weights = {name: agent.parameters[own] for own, name in parameter_names(policy, template).items()}
     return Agent(agent.name, template, weights, agent.spec, agent.transforms, agent.seeds, agent.categories)
-
-
-def settings_of(words: Sequence[str], flag: str) -> dict[str, Any]:
-    """Returns settings told as `name=value` on a command line; a value is JSON (`5`, `true`, `[[0, 4]]`) or else a word. Raises ConfigError."""
-    found: dict[str, Any] = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not name or not equals:
-            raise ConfigError(f"{flag} has '{word}'; expected name=value, such as horizon=5")
-        try:
-            found[name.replace("-", "_")] = json.loads(value)
-        except ValueError:
-            found[name.replace("-", "_")] = value
-    return found

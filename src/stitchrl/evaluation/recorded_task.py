@@ -56,11 +56,11 @@ def options_of(metadata: Mapping[str, Any], environment: str | None) -> dict[str
     return own["options"] if own is not None and own["id"] == environment else {}
 
 
-def task_of(run: Path, environment: str | None = None) -> RecordedTask:
+def task_of(run: Path, environment: str | None = None, options: Mapping[str, Any] | None = None) -> RecordedTask:
     """Returns the environment of a run directory with its options and reference: the one that it was judged in, or else its log's own.
 
-    Where another is told, its options are those of whichever of the two has its id, else none. Raises ConfigError where none is named, or by the
-    log one of a module, CheckpointError for a config.json that is not a run's.
+    Where another is told, its options are those of whichever of the two has its id, else none; `options` are in place of them. Raises ConfigError
+    where none is named, or by the log one of a module, CheckpointError for a config.json that is not a run's.
     """
     config = read_json(run / "config.json") if (run / "config.json").is_file() else {}
     if not isinstance(config, dict) or not all(isinstance(config.get(part) or {}, dict) for part in ("environment", "data")):
@@ -72,13 +72,13 @@ def task_of(run: Path, environment: str | None = None) -> RecordedTask:
     metadata = {"reference": data.get("reference"), "environment": own.get("id"), "environment_options": own.get("options")}
     for known in (judged, own):
         if known.get("id") and environment in (None, known["id"]):
-            id, options = str(known["id"]), dict(known.get("options") or {})
+            id, opened = str(known["id"]), dict((known.get("options") or {}) if options is None else options)
             if known is own and environment is None:
                 check_named(id)
-            return RecordedTask(id, options, reference_for(id, metadata, options))
+            return RecordedTask(id, opened, reference_for(id, metadata, opened))
     if environment is None:
         raise ConfigError(f"{run}: names no environment, nor does its log; give one with --env (in Python: environment=)")
-    return RecordedTask(environment, {}, reference_for(environment))
+    return RecordedTask(environment, dict(options or {}), reference_for(environment))
 
 
 def task_for(
@@ -99,5 +99,5 @@ def task_for(
                 "run names none"
             )
         return environment, options or {}
-    task = task_of(Path(policy), environment)
-    return task.environment, task.options if options is None else options
+    task = task_of(Path(policy), environment, options)
+    return task.environment, task.options

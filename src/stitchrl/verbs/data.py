@@ -13,7 +13,7 @@ import tyro
 
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.data.sources.tables import TableSchema
-from stitchrl.verbs.flags import parse
+from stitchrl.verbs.flags import options_told, parse
 
 DataArgument = Annotated[str, tyro.conf.Positional]
 
@@ -76,6 +76,8 @@ class Collect:
     """a Gymnasium id, or stitchrl/Gridworld-v0, stitchrl/ICU-Sepsis-v0; MODULE:ID imports your own MODULE first"""
     to: Path
     """where to write the dataset (see data convert)"""
+    env_options: tuple[str, ...] = ()
+    """of the environment: name=value, such as max_episode_steps=500"""
     overwrite: bool = False
     """replace what is there"""
     behaviour: tuple[str, ...] = ("random",)
@@ -190,9 +192,10 @@ def collect(arguments: Sequence[str]) -> int:
 
     a = parse(Collect, arguments, "stitchrl data collect", "An environment and a behaviour policy become a dataset.")
     _check_free(a.to, a.overwrite)
-    with closing(make(a.environment)) as environment:
+    options = options_told(a.env_options) or {}
+    with closing(make(a.environment, **options)) as environment:
         behaviour = _behaviour(a, spec_of(environment), environment)
-    dataset = collect_log(a.environment, behaviour, episodes=a.episodes, steps=a.steps, seed=a.seed, name=a.to.stem)
+    dataset = collect_log(a.environment, behaviour, options=options, episodes=a.episodes, steps=a.steps, seed=a.seed, name=a.to.stem)
     _write(dataset, a.to, "suffix", a.overwrite)
     print(f"{a.to}: {len(dataset):,} steps in {dataset.episodes:,} episodes, mean return {dataset.returns().mean():.4g}")
     return 0

@@ -12,7 +12,7 @@ import tyro
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable, write_json
 from stitchrl.core.settings import Count, Fraction, Natural, check_settings
-from stitchrl.verbs.flags import parse
+from stitchrl.verbs.flags import named_values, options_told, parse
 
 if TYPE_CHECKING:
     from stitchrl.agent import Agent
@@ -25,6 +25,8 @@ class Evaluate:
     """a run directory or a saved policy"""
     env: str = "auto"
     """auto: the environment that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
+    env_options: tuple[str, ...] = ()
+    """of that environment, in place of those that the run keeps for it: name=value, such as max_episode_steps=500"""
     episodes: Count = 100
     """for each seed"""
     sampled: bool = False
@@ -56,15 +58,15 @@ def evaluate(arguments: Sequence[str]) -> int:
 
     from stitchrl.agent import load
     from stitchrl.core.intervals import interval
-    from stitchrl.evaluation.acting_settings import acting_with, in_words, settings_of
+    from stitchrl.evaluation.acting_settings import acting_with
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.playing import play
     from stitchrl.evaluation.recorded_task import task_of
 
     agent = load(a.run)
     if a.settings:
-        agent = acting_with(agent, settings_of(a.settings, "--settings"))
-    environment, options, reference = task_of(a.run, None if a.env == "auto" else a.env)
+        agent = acting_with(agent, named_values(a.settings, "--settings"))
+    environment, options, reference = task_of(a.run, None if a.env == "auto" else a.env, options_told(a.env_options))
     check_task(agent, environment, options)
     if a.targets:
         return _ask(a, agent, environment, options)
@@ -82,9 +84,7 @@ def evaluate(arguments: Sequence[str]) -> int:
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")
     if result.successes is not None:
         words.append(f"success {100 * result.successes.mean():.1f} %")
-    print(
-        f"{a.run}{in_words(a.settings)} in {environment}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}"
-    )
+    print(f"{_who(a, environment)}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}")
     if a.json is not None:
         write_json(a.json, line | _conditions(a))
     return 0
@@ -92,7 +92,6 @@ def evaluate(arguments: Sequence[str]) -> int:
 
 def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]) -> int:
     """Asks for each target; a run's directory keeps the numbers and draws them in its report."""
-    from stitchrl.evaluation.acting_settings import in_words
     from stitchrl.evaluation.asked_returns import asked_returns
     from stitchrl.report.asked_page import FILE
     from stitchrl.report.run import write_run_report
@@ -108,7 +107,7 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     record = found.record(environment) | _conditions(a)
     words = ", ".join(f"{asked:.4g} -> {mean:.4g}" for asked, mean in zip(found.asked, found.returns.mean((0, 2)), strict=True))
     logged = "" if found.logged is None else f"; episodes of the log: {found.logged[0]:.4g} to {found.logged[1]:.4g}"
-    print(f"{a.run}{in_words(a.settings)} in {environment}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
+    print(f"{_who(a, environment)}: asked for -> obtained {words}; {a.episodes} episodes a seed and target{logged}")
     if (a.run / "policy").is_dir():
         write_json(a.run / FILE, record)
         write_run_report(a.run)
@@ -117,11 +116,17 @@ def _ask(a: Evaluate, agent: Agent, environment: str, options: dict[str, object]
     return 0
 
 
+def _who(a: Evaluate, environment: str) -> str:
+    """Whose returns they are, and in what."""
+    from stitchrl.evaluation.acting_settings import in_words
+
+    return f"{a.run}{in_words(a.settings)} in {environment}{in_words(a.env_options)}"
+
+
 def _conditions(a: Evaluate) -> dict[str, Any]:
     """What decides a rollout of these policies beside its episodes."""
-    from stitchrl.evaluation.acting_settings import settings_of
-
-    told = {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": settings_of(a.settings, "--settings")}
+    told = {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": named_values(a.settings, "--settings")}
+    told |= {"environment_options": options} if (options := options_told(a.env_options)) else {}
     return told | ({"epsilon": a.epsilon} if a.epsilon else {})
 
 

@@ -16,7 +16,7 @@ from stitchrl.data.sources.tables import TableSchema
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.fine_tuning.continuation import OnlinePhase
 from stitchrl.training.learner import Training
-from stitchrl.verbs.flags import parse
+from stitchrl.verbs.flags import options_told, parse
 
 PROG = "stitchrl finetune"
 Settings = TypeVar("Settings")
@@ -33,6 +33,8 @@ class Finetune(Generic[Settings]):
     online: tyro.conf.OmitArgPrefixes[OnlinePhase] = field(default_factory=OnlinePhase)
     env: str = "auto"
     """environment to go on in; auto: the one that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
+    env_options: tuple[str, ...] = ()
+    """of that environment, in place of those that the run keeps for it: name=value, such as max_episode_steps=500"""
     data: str | None = None
     """where the run's log is now, if it was moved"""
     schema: Path | None = None
@@ -87,7 +89,7 @@ def _run(parent: Any, a: Any) -> int:
     from stitchrl.verbs.data import table_options
     from stitchrl.verbs.train import told_stop
 
-    environment, options, _ = task_of(parent.path, None if a.env == "auto" else a.env)
+    environment, options, _ = task_of(parent.path, None if a.env == "auto" else a.env, options_told(a.env_options))
     source = a.data or parent.source
     dataset = datasets.load(source, **(table_options(a.schema, a.table) or parent.reading(source)))
     path = Path(a.run) if a.run else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"

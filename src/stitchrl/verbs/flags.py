@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import json
 import re
 import textwrap
 from collections.abc import Sequence
@@ -31,6 +32,28 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
         if not exit.code:
             raise
         raise ConfigError(_one_line(complaint.getvalue(), kind, arguments, prog, extra)) from None
+
+
+def named_values(words: Sequence[str], flag: str) -> dict[str, Any]:
+    """Returns what a flag names as `name=value`; a value is JSON (`5`, `true`, `[[0, 4]]`) or else a word. Raises ConfigError."""
+    found: dict[str, Any] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"{flag} has '{word}'; expected name=value, such as horizon=5")
+        name = name.replace("-", "_")
+        if name in found:
+            raise ConfigError(f"{flag} has {name} twice; name it once")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def options_told(words: Sequence[str]) -> dict[str, Any] | None:
+    """Returns the options of an environment that `--env-options` names; None where it is not given. Raises ConfigError."""
+    return named_values(words, "--env-options") or None
 
 
 def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, extra: dict[str, Any]) -> str:

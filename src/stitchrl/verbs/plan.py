@@ -13,7 +13,7 @@ import tyro
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable
 from stitchrl.core.settings import Count, Natural, check_settings, refuse_changed
-from stitchrl.verbs.flags import parse
+from stitchrl.verbs.flags import named_values, options_told, parse
 
 if TYPE_CHECKING:
     from stitchrl.report.plan_views import Plans
@@ -28,6 +28,8 @@ class Plan:
     """a run directory or a saved policy"""
     env: str = "auto"
     """auto: the environment that the run was evaluated in, or else its log's own; MODULE:ID imports your own MODULE first"""
+    env_options: tuple[str, ...] = ()
+    """of that environment, in place of those that the run keeps for it: name=value, such as max_episode_steps=500"""
     starts: Count = 2
     """episodes whose beginning is planned for"""
     dimensions: tuple[Natural, Natural] = (0, 1)
@@ -70,7 +72,7 @@ def _plans(a: Plan) -> Plans:
     from stitchrl.core.spec import Discrete
     from stitchrl.environments.make import make
     from stitchrl.environments.maze_walls import MazeWalls, walls_of
-    from stitchrl.evaluation.acting_settings import acting_with, in_words, settings_of
+    from stitchrl.evaluation.acting_settings import acting_with, in_words
     from stitchrl.evaluation.judge import check_task
     from stitchrl.evaluation.recorded_task import task_of
     from stitchrl.evaluation.seen_plans import seen_plans
@@ -78,8 +80,8 @@ def _plans(a: Plan) -> Plans:
 
     agent = load(a.run)
     if a.settings:
-        agent = acting_with(agent, settings_of(a.settings, "--settings"))
-    id, options, _ = task_of(a.run, None if a.env == "auto" else a.env)
+        agent = acting_with(agent, named_values(a.settings, "--settings"))
+    id, options, _ = task_of(a.run, None if a.env == "auto" else a.env, options_told(a.env_options))
     check_task(agent, id, options)
     with closing(make(id, **options)) as world:
         maze = walls_of(world, id, options)

@@ -21,7 +21,7 @@ from stitchrl.data.sources.tables import TableSchema
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Preprocessing
 from stitchrl.training.learner import Training
-from stitchrl.verbs.flags import parse
+from stitchrl.verbs.flags import options_told, parse
 
 PROG = "stitchrl train"
 Settings = TypeVar("Settings")
@@ -48,6 +48,8 @@ class Train(Generic[Settings]):
     logging: Logging = field(default_factory=Logging)
     env: str = "auto"
     """environment to evaluate in; auto: the one the data name, if any; none: stay offline; MODULE:ID imports your own MODULE first"""
+    env_options: tuple[str, ...] = ()
+    """of that environment, in place of those that the log keeps for it: name=value, such as max_episode_steps=500"""
     seeds: int = 1
     """how many seeds to train at once"""
     first_seed: int = 0
@@ -122,7 +124,7 @@ def _run(name: str, a: Any) -> int:
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
     if left_out := dataset.metadata.get("dropped_transitions"):
         print(f"{a.data}: {left_out:,} last steps were left out when reading; `stitchrl data validate` tells why", file=sys.stderr)
-    environment, options = environment_of(dataset, a.env)
+    environment, options = environment_of(dataset, a.env, options_told(a.env_options))
     path = Path(a.run) if a.run else Path("runs") / f"{name}-{_plain(str(dataset.metadata.get('name', Path(a.data).stem)))}"
     with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:
         result = run_experiment(
@@ -177,15 +179,18 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
     return Train(data=tyro.MISSING, settings=settings, training=training, preprocessing=found.preprocessing, goals=goals)
 
 
-def environment_of(dataset: Any, asked: str) -> tuple[str | None, dict[str, Any]]:
-    """Returns the environment's id and options to evaluate in, or None: `auto` takes the one that the data name."""
+def environment_of(dataset: Any, asked: str, told: dict[str, Any] | None = None) -> tuple[str | None, dict[str, Any]]:
+    """Returns the environment's id and options to evaluate in, or None: `auto` takes the one that the data name; `told` options have their say."""
     from stitchrl.evaluation.recorded_task import check_named, named_by, options_of
 
     own = named_by(dataset.metadata)
     if asked == "none" or (asked == "auto" and own is None):
+        if told is not None:
+            reason = "--env none stays offline" if asked == "none" else "the data name no environment; name it with --env"
+            raise ConfigError(f"{PROG}: --env-options {', '.join(told)} are given without an environment: {reason}, or leave them out")
         return None, {}
     environment = asked if own is None or asked != "auto" else check_named(own["id"])
-    return environment, options_of(dataset.metadata, environment)
+    return environment, options_of(dataset.metadata, environment) if told is None else told
 
 
 def _plain(name: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.errors import ConfigError
-from stitchrl.evaluation.acting_settings import acting_with, settings_of
+from stitchrl.evaluation.acting_settings import acting_with
 from tests.algorithms.synthetic_log import Case
 
 OBSERVATIONS = np.random.default_rng(0).standard_normal((2, 6, 5)).astype(np.float32)
@@ -57,12 +57,3 @@ def test_settings_that_act_are_settings() -> None:
     for name in algorithms.names():
         kind, config = algorithms.find(name)
         assert kind.acting_settings <= {field.name for field in dataclasses.fields(config)}, name
-
-
-def test_settings_are_words_of_a_command() -> None:
-    told = ("planning=none", "horizon=5", "beam-width=8", "goal=[[0, 4], [1, 5]]", "prefix_context=false", "dropped_mass=0.25")
-    expected = {"planning": "none", "horizon": 5, "beam_width": 8, "goal": [[0, 4], [1, 5]], "prefix_context": False, "dropped_mass": 0.25}
-    assert settings_of(told, "--settings") == expected
-    for word in ("planning", "=3"):
-        with pytest.raises(ConfigError, match="--settings has .*expected name=value"):
-            settings_of((word,), "--settings")
