@@ -103,6 +103,7 @@ def run(method: str, a: argparse.Namespace) -> None:
                 "standardized": a.standardize,
                 "target_rate": getattr(made.settings, "target_rate", None),
                 "times": a.times,
+                "first_weights": "glorot",
                 "log_sha256": dataset.fingerprint(),
             }
             row |= {

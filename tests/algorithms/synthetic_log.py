@@ -30,7 +30,7 @@ SPECS = {
 # Settings whose losses differ from the defaults'; an algorithm that is not named here is run with its defaults alone.
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "awac/box": [{"weights": "clipped"}],
-    "bc/box": [{"distribution": "gaussian"}],
+    "bc/box": [{"distribution": "gaussian"}, {"distribution": "clipped"}],
     "bcq/box": [{"target_every": 2, "minimum_weight": 1.0}],
     "bcq/discrete": [{"threshold": 0.0, "target_rate": 1.0, "target_every": 3}],
     "cal_ql/box": [{"lagrange_gap": 1.0, "max_target_backup": False, "entropy_backup": True}, {"calibrated": False}],
@@ -113,7 +113,7 @@ class Case:
         quick = (
             {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
         )
-        quick |= {"latent": 16, "components": 4, "hidden": (16, 16)} | QUICK.get(self.name, {})
+        quick |= {"latent": 16, "component_size": 4, "hidden": (16, 16)} | QUICK.get(self.name, {})
         small = {name: value for name, value in quick.items() if name in known}
         return kind(**{**small, **self.settings, **changes})
 

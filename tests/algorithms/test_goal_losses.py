@@ -10,18 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
+from stitchrl.algorithms.bc import BC, BCConfig
 from stitchrl.algorithms.crl import CRL, CRLConfig
 from stitchrl.algorithms.gcivl import GCIVL, GCIVLConfig
 from stitchrl.algorithms.hiql import HIQL, HIQLConfig
 from stitchrl.algorithms.iql import IQL, IQLConfig
 from stitchrl.algorithms.qrl import QRL, QRLConfig
 from stitchrl.core.algorithm import Algorithm, build
+from stitchrl.core.batch import TransitionBatch
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.goals import GoalBatch, HindsightTransitions, SubgoalBatch, pair, with_goal
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.nn.goal_networks import IntervalQuasimetric, to_length, union_lengths
 from tests.algorithms.test_losses import linear, losses
 
+SQUARE = Box((2,), (-1.0, -1.0), (1.0, 1.0))
 ONE = with_goal(Spec(Box((1,)), Box((1,), (-1.0,), (1.0,))))
 
 
@@ -57,6 +60,39 @@ def test_gcivl_regresses_each_value_on_its_own_target() -> None:
     found, metrics = losses(algorithm, steps())
     assert found["actor"].item() == pytest.approx((3.0 * 0 + 3.0 * 0.5) / 2)  # e^2 and e^4, both cut at 3
     assert metrics["clipped_weights"] == 1
+
+
+def test_gcbc_regresses_a_mean_that_is_clipped_where_it_acts() -> None:
+    algorithm = made(BC, BCConfig(hidden=(), distribution="clipped"), Spec(Box((2,)), Box((1,), (-1.0,), (1.0,))))
+    linear(algorithm.actor, [0.5, 0.0], [1.0])  # 1 + s / 2: 1 and 2
+    s = pair(column(0, 2), column(3, 2))
+    found, _ = losses(algorithm, TransitionBatch(s, column(0.5, -0.5), column(0, 0)[:, 0], s, column(0, 0)[:, 0]))
+    assert found["actor"].item() == pytest.approx(0.5 * (0.5**2 + 2.5**2) / 2)
+    assert algorithm.policy()(s).flatten().tolist() == [1.0, 1.0]
+    for space in (Discrete(3), Box((4, 84, 84), dtype="uint8")):
+        with pytest.raises(ConfigError, match="distribution clipped reads observation vectors"):
+            build(BC, BCConfig(distribution="clipped"), Spec(space, Box((1,), (-1.0,), (1.0,))), 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"), [(BC, BCConfig(distribution="clipped")), (IQL, IQLConfig(actor_loss="ddpg_bc")), (GCIVL, GCIVLConfig())]
+)
+def test_first_actions_are_near_zero_also_of_metres(kind: type[Algorithm], config: Any) -> None:
+    policy = build(kind, config, with_goal(Spec(Box((4,)), SQUARE)), 0).policy()
+    places = 20 * torch.rand(500, 8, generator=torch.Generator().manual_seed(0))
+    assert policy(places).abs().mean() < 0.25 and (policy(places).abs() < 1).all()
+    assert policy(places).std() > 0.01, "not zero either"
+
+
+def test_networks_on_goals_begin_as_glorot_s() -> None:
+    value = build(GCIVL, GCIVLConfig(hidden=(256, 256)), with_goal(Spec(Box((4,)), SQUARE)), 0).value
+    for layer, (inputs, outputs) in zip(value.mlp.layers, ((8, 256), (256, 256), (256, 1)), strict=True):
+        assert layer.weight.shape == (2, inputs, outputs) and not layer.bias.any()
+        bound = math.sqrt(6 / (inputs + outputs))
+        assert 0.95 * bound < layer.weight.abs().max() <= bound
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+    normalised = build(IQL, IQLConfig(hidden=(256, 256), layer_norm=True), Spec(Box((8,)), SQUARE), 0)
+    assert not normalised.critic.mlp.layers[1].bias.any() and not normalised.value.mlp.layers[1].bias.any()
 
 
 def test_hiql_learns_subgoals_and_actions_from_one_value() -> None:
@@ -111,7 +147,9 @@ def test_crl_tells_a_steps_own_future_from_the_others() -> None:
 
 def line_qrl(**settings: Any) -> Any:
     """Returns QRL whose latent is (s, -s): its distance is the ordinary one between numbers, once the mixture takes the maximum."""
-    algorithm = made(QRL, QRLConfig(hidden=(), latent=2, components=2, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings))
+    algorithm = made(
+        QRL, QRLConfig(hidden=(), latent=2, component_size=1, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings)
+    )
     with torch.no_grad():
         algorithm.quasimetric.encoder.layers[0].weight.copy_(torch.tensor([[1.0, -1.0]]))
         algorithm.quasimetric.encoder.layers[0].bias.zero_()
@@ -143,7 +181,7 @@ def test_qrl_pushes_apart_what_steps_hold_together() -> None:
 
 def test_qrl_refuses_groups_that_do_not_share_out_its_latent() -> None:
     with pytest.raises(ConfigError, match="multiple"):
-        made(QRL, QRLConfig(latent=10, components=4))
+        made(QRL, QRLConfig(latent=10, component_size=4))
 
 
 def test_lengths_of_unions() -> None:

@@ -14,13 +14,15 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Hidden, NonNegative, Positive, refuse_changed
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
+from stitchrl.nn.goal_networks import ClippedActor, clipped_actor
 
 
 @final
 @dataclass(frozen=True)
 class BCConfig:
-    distribution: Literal["deterministic", "gaussian"] = "deterministic"
-    """what is fitted to continuous actions: their mean by squared error, or a Gaussian by likelihood; discrete actions are categorical"""
+    distribution: Literal["deterministic", "gaussian", "clipped"] = "deterministic"
+    """what is fitted to continuous actions: their mean by squared error, a Gaussian by likelihood, or as OGBench has it a mean that is not
+    squashed but clipped where it acts, of GELU units; discrete actions are categorical"""
     learning_rate: Positive = 3e-4
     weight_decay: NonNegative = 0.0
     hidden: Hidden = (256, 256)
@@ -32,10 +34,12 @@ class BC(Algorithm):
 
     def __init__(self, config: BCConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        self.actor: CategoricalActor | DeterministicActor | GaussianActor
+        self.actor: CategoricalActor | ClippedActor | DeterministicActor | GaussianActor
         if isinstance(spec.action, Discrete):
             refuse_changed(config, ("distribution",), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
+        elif config.distribution == "clipped":
+            self.actor = clipped_actor(spec, config.hidden, "distribution clipped")
         elif config.distribution == "gaussian":
             self.actor = GaussianActor(spec, config.hidden)
         else:
@@ -50,6 +54,8 @@ class BC(Algorithm):
         s, a, _, _, _ = batch
         if isinstance(self.actor, DeterministicActor):
             loss = (self.actor(s) - a).square().mean()
+        elif isinstance(self.actor, ClippedActor):
+            loss = -self.actor.log_likelihoods(s, a).mean()
         else:  # maximum likelihood
             loss = -self.actor.log_probabilities(s, a).mean()
         return {"actor": loss}, {}

@@ -11,14 +11,13 @@ from torch import Tensor
 
 from stitchrl.core.algorithm import Adam, Algorithm, Due, Losses, Metrics, frozen
 from stitchrl.core.batch import TransitionBatch, Transitions
-from stitchrl.core.errors import ConfigError
 from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Fraction, Hidden, NonNegative, OpenFraction, Positive, Rate, refuse_changed
-from stitchrl.core.spec import Discrete, Spec, is_image
+from stitchrl.core.spec import Discrete, Spec
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
 from stitchrl.nn.expectiles import sides
-from stitchrl.nn.goal_networks import ClippedActor
-from stitchrl.nn.mlp import Activation, Critic, Value
+from stitchrl.nn.goal_networks import ClippedActor, clipped_actor
+from stitchrl.nn.mlp import Activation, Critic, Value, glorot_
 
 
 @final
@@ -43,7 +42,7 @@ class IQLConfig:
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """of the actor's learning rate: not in the paper's text; in its code"""
     layer_norm: bool = False
-    """of the critic and the value, after units that are GELU then: not in the paper; in OGBench"""
+    """of the critic and the value, after units that are GELU then, of Glorot's first weights: not in the paper; in OGBench"""
     hidden: Hidden = (256, 256)
 
 
@@ -66,14 +65,17 @@ class IQL(Algorithm):
             self.actor = CategoricalActor(spec, config.hidden)
         elif config.actor_loss == "ddpg_bc":
             refuse_changed(config, ("inverse_temperature", "max_weight", "distribution"), "with actor_loss ddpg_bc")
-            if isinstance(spec.observation, Discrete) or is_image(spec.observation):
-                raise ConfigError(f"actor_loss ddpg_bc reads observation vectors, and these data have {spec.observation}; take awr")
-            self.actor = ClippedActor(spec, config.hidden)  # squashed, it would follow the critic into its flat ends and stay there
+            self.actor = clipped_actor(
+                spec, config.hidden, "actor_loss ddpg_bc"
+            )  # squashed, it would follow the critic into its flat ends and stay there
         else:
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
         if config.actor_loss == "awr":
             refuse_changed(config, ("bc_weight",), "with actor_loss awr")
         self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=normalized, norm_after=True, activation=kind)
+        if normalized:
+            glorot_(self.value.mlp)
+            glorot_(self.critic.mlp)
         adam = Adam(config.learning_rate)
         self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
         self.target_rate = config.target_rate

@@ -32,8 +32,8 @@ _ANT = "antmaze/medium-navigate"
 
 
 def gcbc(log: str = _ANT) -> Recipe:
-    """Goal-conditioned behaviour cloning: goals are later states of the episode, whatever the log's kind."""
-    return Recipe("bc", {"hidden": (512, 512, 512)}, goals=GoalDrawing(hindsight=True), batch_size=1024)
+    """Goal-conditioned behaviour cloning: goals are later states of the episode, whatever the log's kind; the mean is clipped, not squashed."""
+    return Recipe("bc", {"hidden": (512, 512, 512), "distribution": "clipped"}, goals=GoalDrawing(hindsight=True), batch_size=1024)
 
 
 def gcivl(log: str = _ANT) -> Recipe:
