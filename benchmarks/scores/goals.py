@@ -103,7 +103,7 @@ def run(method: str, a: argparse.Namespace) -> None:
                 "standardized": a.standardize,
                 "target_rate": getattr(made.settings, "target_rate", None),
                 "times": a.times,
-                "first_weights": "glorot",
+                "distribution": getattr(made.settings, "distribution", None),
                 "log_sha256": dataset.fingerprint(),
             }
             row |= {
@@ -155,7 +155,9 @@ def page(rows: list[dict[str, Any]], before: list[dict[str, Any]]) -> str:
         "one state further with each of its rounds, and in so few steps it does not come far. *published*: OGBench's table, a million steps, four",
         "times the batch, networks of 512 × 3, ten times the log, mean ± deviation over eight seeds; *within*: whether several seeds of ours are",
         "within one standard error of it, or above. `constant`: the best of 16 directions in which to push a ball for ever, chosen",
-        "on the episodes that it is told of; what it solves too tells nothing of a method.",
+        "on the episodes that it is told of; what it solves too tells nothing of a method. *squashed*: GCBC's mean through a tanh, of ReLU units,",
+        "before it was OGBench's. *OGBench's first weights*: Glorot's in place of PyTorch's, small in a policy's last layer, tried and not kept",
+        "([why](../../docs/algorithms/gcivl.md)).",
         "",
         *(_table(rows) if rows else ["No runs yet on the logs of now."]),
         "",
@@ -222,18 +224,21 @@ def _table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _setting(row: dict[str, Any]) -> tuple[int, int, int, int, bool, float]:
-    """Returns how a row was learned: times the log, batch, width and layers of networks, whether standardised, the rate of targets."""
+def _setting(row: dict[str, Any]) -> tuple[int, int, int, int, bool, float, str]:
+    """Returns how a row was learned: times the log, batch, width and layers of networks, whether standardised, the rate of targets, otherwise."""
     size, batch = row.get("times", 1), row.get("batch_size", 256)
-    return size, batch, row["width"], row.get("layers", 2), row.get("standardized", False), row.get("target_rate") or 0.005
+    tried = "OGBench's first weights" * ("first_weights" in row)
+    squashed = row["method"] == "gcbc" and not tried and row.get("distribution") != "clipped"  # before 2026-11-23
+    words = tried or "squashed" * squashed
+    return size, batch, row["width"], row.get("layers", 2), row.get("standardized", False), row.get("target_rate") or 0.005, words
 
 
-def _told_setting(setting: tuple[int, int, int, int, bool, float]) -> str:
-    times, batch, width, layers, standardized, rate = setting
+def _told_setting(setting: tuple[int, int, int, int, bool, float, str]) -> str:
+    times, batch, width, layers, standardized, rate, otherwise = setting
     if not width:
         return "–"
     words = [f"{width} × {layers}", "std" * standardized, f"targets {rate:g}" * (rate != 0.005)]
-    words += [f"batches of {batch:,}" * (batch != 256), f"log × {times}" * (times != 1)]
+    words += [f"batches of {batch:,}" * (batch != 256), f"log × {times}" * (times != 1), otherwise]
     return ", ".join(filter(None, words))
 
 

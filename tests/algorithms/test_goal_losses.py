@@ -24,7 +24,6 @@ from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.nn.goal_networks import IntervalQuasimetric, to_length, union_lengths
 from tests.algorithms.test_losses import linear, losses
 
-SQUARE = Box((2,), (-1.0, -1.0), (1.0, 1.0))
 ONE = with_goal(Spec(Box((1,)), Box((1,), (-1.0,), (1.0,))))
 
 
@@ -70,29 +69,8 @@ def test_gcbc_regresses_a_mean_that_is_clipped_where_it_acts() -> None:
     assert found["actor"].item() == pytest.approx(0.5 * (0.5**2 + 2.5**2) / 2)
     assert algorithm.policy()(s).flatten().tolist() == [1.0, 1.0]
     for space in (Discrete(3), Box((4, 84, 84), dtype="uint8")):
-        with pytest.raises(ConfigError, match="distribution clipped reads observation vectors"):
+        with pytest.raises(ConfigError, match="distribution clipped reads observation vectors.*take deterministic"):
             build(BC, BCConfig(distribution="clipped"), Spec(space, Box((1,), (-1.0,), (1.0,))), 0)
-
-
-@pytest.mark.parametrize(
-    ("kind", "config"), [(BC, BCConfig(distribution="clipped")), (IQL, IQLConfig(actor_loss="ddpg_bc")), (GCIVL, GCIVLConfig())]
-)
-def test_first_actions_are_near_zero_also_of_metres(kind: type[Algorithm], config: Any) -> None:
-    policy = build(kind, config, with_goal(Spec(Box((4,)), SQUARE)), 0).policy()
-    places = 20 * torch.rand(500, 8, generator=torch.Generator().manual_seed(0))
-    assert policy(places).abs().mean() < 0.25 and (policy(places).abs() < 1).all()
-    assert policy(places).std() > 0.01, "not zero either"
-
-
-def test_networks_on_goals_begin_as_glorot_s() -> None:
-    value = build(GCIVL, GCIVLConfig(hidden=(256, 256)), with_goal(Spec(Box((4,)), SQUARE)), 0).value
-    for layer, (inputs, outputs) in zip(value.mlp.layers, ((8, 256), (256, 256), (256, 1)), strict=True):
-        assert layer.weight.shape == (2, inputs, outputs) and not layer.bias.any()
-        bound = math.sqrt(6 / (inputs + outputs))
-        assert 0.95 * bound < layer.weight.abs().max() <= bound
-        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
-    normalised = build(IQL, IQLConfig(hidden=(256, 256), layer_norm=True), Spec(Box((8,)), SQUARE), 0)
-    assert not normalised.critic.mlp.layers[1].bias.any() and not normalised.value.mlp.layers[1].bias.any()
 
 
 def test_hiql_learns_subgoals_and_actions_from_one_value() -> None:

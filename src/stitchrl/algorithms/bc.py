@@ -39,7 +39,7 @@ class BC(Algorithm):
             refuse_changed(config, ("distribution",), "with discrete actions")
             self.actor = CategoricalActor(spec, config.hidden)
         elif config.distribution == "clipped":
-            self.actor = clipped_actor(spec, config.hidden, "distribution clipped")
+            self.actor = clipped_actor(spec, config.hidden, "distribution clipped", "deterministic")
         elif config.distribution == "gaussian":
             self.actor = GaussianActor(spec, config.hidden)
         else:

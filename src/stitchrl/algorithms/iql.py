@@ -17,7 +17,7 @@ from stitchrl.core.spec import Discrete, Spec
 from stitchrl.nn.actors import CategoricalActor, DeterministicActor, GaussianActor
 from stitchrl.nn.expectiles import sides
 from stitchrl.nn.goal_networks import ClippedActor, clipped_actor
-from stitchrl.nn.mlp import Activation, Critic, Value, glorot_
+from stitchrl.nn.mlp import Activation, Critic, Value
 
 
 @final
@@ -42,7 +42,7 @@ class IQLConfig:
     actor_schedule: Literal["cosine", "constant"] = "cosine"
     """of the actor's learning rate: not in the paper's text; in its code"""
     layer_norm: bool = False
-    """of the critic and the value, after units that are GELU then, of Glorot's first weights: not in the paper; in OGBench"""
+    """of the critic and the value, after units that are GELU then: not in the paper; in OGBench"""
     hidden: Hidden = (256, 256)
 
 
@@ -65,17 +65,13 @@ class IQL(Algorithm):
             self.actor = CategoricalActor(spec, config.hidden)
         elif config.actor_loss == "ddpg_bc":
             refuse_changed(config, ("inverse_temperature", "max_weight", "distribution"), "with actor_loss ddpg_bc")
-            self.actor = clipped_actor(
-                spec, config.hidden, "actor_loss ddpg_bc"
-            )  # squashed, it would follow the critic into its flat ends and stay there
+            # squashed, it would follow the critic into its flat ends and stay there
+            self.actor = clipped_actor(spec, config.hidden, "actor_loss ddpg_bc", "awr")
         else:
             self.actor = (GaussianActor if config.distribution == "gaussian" else DeterministicActor)(spec, config.hidden)
         if config.actor_loss == "awr":
             refuse_changed(config, ("bc_weight",), "with actor_loss awr")
         self.critic = Critic(spec, config.hidden, ensemble=2, layer_norm=normalized, norm_after=True, activation=kind)
-        if normalized:
-            glorot_(self.value.mlp)
-            glorot_(self.critic.mlp)
         adam = Adam(config.learning_rate)
         self.optimizers = {"value": adam, "actor": Adam(config.learning_rate, schedule=config.actor_schedule), "critic": adam}
         self.target_rate = config.target_rate

@@ -14,12 +14,12 @@ from stitchrl.core.policy import Policy
 from stitchrl.core.randomness import Noise
 from stitchrl.core.spec import Box, Discrete, Spec, is_image
 from stitchrl.nn.actors import CategoricalActor
-from stitchrl.nn.mlp import MLP, glorot_
+from stitchrl.nn.mlp import MLP
 
 
 def perceptron(inputs: int, outputs: int, hidden: Sequence[int], *, ensemble: int | None = None, layer_norm: bool = False) -> MLP:
     """Returns a network from vectors `[*batch, inputs]` to `[*batch, outputs]`, or `[E, *batch, outputs]`."""
-    return glorot_(MLP(Box((inputs,)), outputs, hidden, ensemble=ensemble, layer_norm=layer_norm, norm_after=True, activation="gelu"))
+    return MLP(Box((inputs,)), outputs, hidden, ensemble=ensemble, layer_norm=layer_norm, norm_after=True, activation="gelu")
 
 
 @final
@@ -37,12 +37,12 @@ class GoalValue(nn.Module):
 
 @final
 class ClippedActor(Policy):
-    """a = clip(network(s)), near 0 at first; learned as the mean of a Gaussian of variance 1, whose width is never used to act."""
+    """a = clip(network(s)); learned as the mean of a Gaussian of variance 1, whose width is never used to act."""
 
     def __init__(self, spec: Spec, hidden: Sequence[int]) -> None:
         super().__init__()
         assert isinstance(spec.observation, Box) and isinstance(spec.action, Box)
-        self.mlp = glorot_(perceptron(spec.observation.size, spec.action.size, hidden), last=0.01)
+        self.mlp = perceptron(spec.observation.size, spec.action.size, hidden)
 
     def noise(self, size: int) -> Noise | None:
         return None
@@ -55,10 +55,10 @@ class ClippedActor(Policy):
         return -0.5 * (self.mlp(observations) - actions).square().sum(-1)  # type: ignore[no-any-return]
 
 
-def clipped_actor(spec: Spec, hidden: Sequence[int], setting: str) -> ClippedActor:
-    """Returns the actor that a plain algorithm's setting asks for; raises ConfigError where observations are no vectors."""
+def clipped_actor(spec: Spec, hidden: Sequence[int], setting: str, instead: str) -> ClippedActor:
+    """Returns the actor that a plain algorithm's setting asks for; raises ConfigError, naming another, where observations are no vectors."""
     if isinstance(spec.observation, Discrete) or is_image(spec.observation):
-        raise ConfigError(f"{setting} reads observation vectors, and these data have {spec.observation}; leave it out")
+        raise ConfigError(f"{setting} reads observation vectors, and these data have {spec.observation}; take {instead}")
     return ClippedActor(spec, hidden)
 
 

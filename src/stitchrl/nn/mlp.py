@@ -133,20 +133,6 @@ class MLP(nn.Module):
         return result
 
 
-def glorot_(network: MLP, last: float = 1.0) -> MLP:
-    """Returns the network with its weights drawn anew, as JAX's libraries and so OGBench draw them (Glorot & Bengio, 2010).
-
-    Weights are uniform of variance 2 / (inputs + outputs), in the last layer `last` times that, and there are no biases yet.
-    """
-    layers = [layer for layer in network.layers if isinstance(layer, Linear)]
-    for layer in layers:
-        scale = last if layer is layers[-1] else 1.0
-        bound = math.sqrt(6 * scale / sum(layer.weight.shape[-2:]))
-        nn.init.uniform_(layer.weight, -bound, bound)
-        nn.init.zeros_(layer.bias)
-    return network
-
-
 def _activated(x: Tensor, activation: Activation) -> Tensor:
     # in place: nothing else reads x, and a large batch saves a buffer; GELU by its tanh form, as JAX's libraries have it
     if activation == "relu":
