@@ -1,4 +1,4 @@
-"""Logs of OGBench's mazes in its manner (arXiv:2410.20092), a tenth of its size: what to learn to reach goals from.
+"""Logs of OGBench's mazes in its manner (arXiv:2410.20092), a tenth of its size (`explore`: a fiftieth): what to learn to reach goals from.
 
 The ant is our own (benchmarks/behaviours/), its hand on the reins OGBench's: noise 0.2 on its way to goals, 1 where it explores.
 """
@@ -82,7 +82,7 @@ def _environment(walks: _Walks) -> str:
 
 
 def make(name: str, times: int = 1) -> Dataset:
-    """Returns a log by its name, of `times` as many walks; ten times are OGBench's size."""
+    """Returns a log by its name, of `times` as many walks; ten times (`explore`: fifty) are OGBench's size."""
     from stitchrl.environments.goal_walks import goal_walks
 
     walks = _LOGS[name]

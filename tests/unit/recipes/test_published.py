@@ -74,6 +74,17 @@ def test_batches_are_as_large_as_published() -> None:
     assert {recipe(f"{method}:pointmaze/stitch").batch_size for method in ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")} == {1024}
 
 
+def test_cloning_weighs_a_hundredth_on_point_mazes() -> None:
+    """OGBench's hyperparameters.sh, one line for each task and method."""
+    weights = {
+        "gciql": (0.003, 0.3, 0.01), "qrl": (0.0003, 0.003, 0.001), "crl": (0.03, 0.1, 0.003),
+    }  # fmt: skip
+    logs = ("pointmaze/stitch", "antmaze/large-stitch", "antmaze/medium-explore")
+    for method, expected in weights.items():
+        assert tuple(recipe(f"{method}:{log}").settings["bc_weight"] for log in logs) == expected
+    assert recipe("gcbc").settings["distribution"] == "clipped"
+
+
 def test_sac_n_is_edac_without_diversity() -> None:
     assert recipe("sac_n:hopper/medium").algorithm == "edac"
     assert recipe("sac_n:hopper/medium").settings == {"ensemble": 500, "diversity": 0.0}
