@@ -31,17 +31,17 @@ def reached(method: str, name: str, steps: int) -> float:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_levels_put_walks_together_where_one_does_not() -> None:
-    """benchmarks/scores/GOALS.md, three seeds: HIQL 59 ± 4, GCIQL 9 ± 5, GCBC 13 ± 7; OGBench's own 74, 21 and 23."""
+    """benchmarks/scores/GOALS.md, three seeds: HIQL 59 ± 4, GCIQL 9 ± 5, GCBC 44 ± 6; OGBench's own 74, 21 and 23."""
     hiql, gciql, gcbc = (reached(method, "pointmaze/stitch", 40_000) for method in ("hiql", "gciql", "gcbc"))
     assert hiql > max(gciql, gcbc) + 0.05
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
-def test_in_a_large_maze_two_levels_reach_more_than_one_and_values_more_than_cloning() -> None:
-    """benchmarks/scores/GOALS.md, three seeds: HIQL 55 ± 4, GCIQL 31 ± 1, GCBC 13 ± 7; OGBench's own 58, 34 and 29."""
-    hiql, gciql, gcbc = (reached(method, "pointmaze/large-navigate", 40_000) for method in ("hiql", "gciql", "gcbc"))
-    assert hiql > gciql + 0.05 and gciql > gcbc + 0.05
+def test_in_a_large_maze_two_levels_reach_more_than_one() -> None:
+    """benchmarks/scores/GOALS.md, three seeds: HIQL 55 ± 4, GCIQL 31 ± 1, GCBC 28 ± 14, which is apart from neither; OGBench's own 58, 34 and 29."""
+    hiql, gciql = (reached(method, "pointmaze/large-navigate", 40_000) for method in ("hiql", "gciql"))
+    assert hiql > gciql + 0.05
 
 
 @pytest.mark.slow
