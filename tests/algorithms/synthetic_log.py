@@ -113,7 +113,7 @@ class Case:
         quick = (
             {"sampled_actions": 4, "acting_candidates": 8, "autoencoder_hidden": (16, 16), "flow_steps": 3} if self.actions == "box" else {}
         )
-        quick |= {"latent": 16, "component_size": 4, "hidden": (16, 16)} | QUICK.get(self.name, {})
+        quick |= {"latent": 16, "components": 4, "hidden": (16, 16)} | QUICK.get(self.name, {})
         small = {name: value for name, value in quick.items() if name in known}
         return kind(**{**small, **self.settings, **changes})
 

@@ -126,7 +126,7 @@ def test_crl_tells_a_steps_own_future_from_the_others() -> None:
 def line_qrl(**settings: Any) -> Any:
     """Returns QRL whose latent is (s, -s): its distance is the ordinary one between numbers, once the mixture takes the maximum."""
     algorithm = made(
-        QRL, QRLConfig(hidden=(), latent=2, component_size=1, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings)
+        QRL, QRLConfig(hidden=(), latent=2, components=2, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings)
     )
     with torch.no_grad():
         algorithm.quasimetric.encoder.layers[0].weight.copy_(torch.tensor([[1.0, -1.0]]))
@@ -159,7 +159,7 @@ def test_qrl_pushes_apart_what_steps_hold_together() -> None:
 
 def test_qrl_refuses_groups_that_do_not_share_out_its_latent() -> None:
     with pytest.raises(ConfigError, match="multiple"):
-        made(QRL, QRLConfig(latent=10, component_size=4))
+        made(QRL, QRLConfig(latent=10, components=4))
 
 
 def test_lengths_of_unions() -> None:

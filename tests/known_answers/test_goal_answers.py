@@ -142,7 +142,7 @@ def test_values_are_the_lengths_of_shortest_ways_and_every_goal_is_reached(name:
 @pytest.mark.slow
 def test_the_quasimetric_learns_the_lengths_of_ways() -> None:
     log, size = line_log(), 7
-    settings = {"learning_rate": 1e-3, "hidden": (64, 64), "latent": 64, "push_offset": 15.0, "push_softness": 1.0}
+    settings = {"learning_rate": 1e-3, "hidden": (64, 64), "latent": 64, "components": 8, "push_offset": 15.0, "push_softness": 1.0}
     learner, agent = learned("qrl", log, settings, 2_500, value_current=0.0, value_future=0.0, value_random=1.0, **ACTING)
     n = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))
     template: Any = learner.template

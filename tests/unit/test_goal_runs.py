@@ -54,7 +54,7 @@ def learner(name: str, seeds: Any = (3,), **changes: Any) -> Learner:
 
 def test_what_is_not_given_of_goals_is_as_the_algorithm_draws_them(tmp_path: Path) -> None:
     stitchrl.train(
-        "qrl", log(), run=tmp_path / "run", settings={**SMALL, "latent": 16, "component_size": 4}, goals={"actor_future": 0.5, "actor_random": 0.5},
+        "qrl", log(), run=tmp_path / "run", settings={**SMALL, "latent": 16, "components": 4}, goals={"actor_future": 0.5, "actor_random": 0.5},
         training={"steps": 2, "batch_size": 8, "compile": "off"}, logging=QUIET,
     )  # fmt: skip
     drawn = read_json(tmp_path / "run" / "config.json")["goals"]

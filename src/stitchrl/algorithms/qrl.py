@@ -34,8 +34,8 @@ class QRLConfig:
     bc_weight: NonNegative = 0.003
     """weight of staying with the data's actions (alpha in OGBench; 0.001 on explore)"""
     latent: Count = 512
-    component_size: Count = 8
-    """dimensions of the latent in each of the unions of intervals of which the distance is made"""
+    components: Count = 64
+    """unions of intervals of which the distance is made; they share out the latent's dimensions"""
     learning_rate: Positive = 3e-4
     layer_norm: bool = True
     """of the encoder and the dynamics"""
@@ -50,7 +50,7 @@ class Quasimetric(nn.Module):
         super().__init__()
         hidden, latent, norm = config.hidden, config.latent, config.layer_norm
         self.encoder = perceptron(size, latent, hidden, layer_norm=norm)
-        self.distance = IntervalQuasimetric(config.latent // config.component_size)
+        self.distance = IntervalQuasimetric(config.components)
         self.change = perceptron(latent + actions, latent, hidden, layer_norm=norm)
 
     def predicted(self, z: Tensor, a: Tensor) -> Tensor:
@@ -69,9 +69,9 @@ class QRL(Algorithm):
 
     def __init__(self, config: QRLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        if config.latent % config.component_size:
+        if config.latent % config.components:
             raise ConfigError(
-                f"qrl: latent is {config.latent} and component_size {config.component_size}; the first must be a multiple of the second"
+                f"qrl: latent is {config.latent} and components {config.components}; the first must be a multiple of the second"
             )
         self.quasimetric = Quasimetric(without_goal(spec).observation.size, spec.action.size, config)  # type: ignore[union-attr]
         self.multiplier = Scalar(0.0)  # its logarithm

@@ -102,7 +102,7 @@ def _smoke() -> Suite:
 # What methods have besides `hidden`, where a task is small.
 _SMALL_SIZES = {
     "bcq": Size({"autoencoder_hidden": (128, 128)}, evaluations=1),
-    "qrl": Size({"latent": 64}),
+    "qrl": Size({"latent": 64, "components": 8}),
     "crl": Size({"latent": 64}),
 }
 
