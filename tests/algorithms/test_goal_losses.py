@@ -125,9 +125,7 @@ def test_crl_tells_a_steps_own_future_from_the_others() -> None:
 
 def line_qrl(**settings: Any) -> Any:
     """Returns QRL whose latent is (s, -s): its distance is the ordinary one between numbers, once the mixture takes the maximum."""
-    algorithm = made(
-        QRL, QRLConfig(hidden=(), latent=2, components=2, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings)
-    )
+    algorithm = made(QRL, QRLConfig(hidden=(), latent=2, components=2, push_offset=5.0, push_softness=2.0, layer_norm=False, **settings))
     with torch.no_grad():
         algorithm.quasimetric.encoder.layers[0].weight.copy_(torch.tensor([[1.0, -1.0]]))
         algorithm.quasimetric.encoder.layers[0].bias.zero_()
