@@ -25,9 +25,9 @@ SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "sac_n", "f
 INTEGER_METHODS = ("bc", "q_learning", "bcq", "cql", "iql")
 GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
-# Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md); AWAC's and ReBRAC's from
-# benchmarks/scores/standard. Others: the default.
-_MILLISECONDS = {"bc": 1.9, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0, "awac": 8.0, "rebrac": 8.0, "hiql": 22.0, "qrl": 22.0}
+# Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md); AWAC's, ReBRAC's and
+# GCBC's (GELU costs a core more than ReLU) from benchmarks/scores/standard. A method's own, else its algorithm's; others: the default.
+_MILLISECONDS = {"bc": 1.9, "gcbc": 3.0, "td3_bc": 7.0, "iql": 8.9, "cql": 101.0, "awac": 8.0, "rebrac": 8.0, "hiql": 22.0, "qrl": 22.0}
 _OTHER_MILLISECONDS = 15.0
 _START_SECONDS = 4.0  # of a run's process, with what it reads and the report of its end
 
@@ -350,7 +350,8 @@ def seconds_of(task: Task, method: str, made: Plan | None = None) -> float:
     size, made = task.size(method), made or plan_of(task, method, 0)
     told = size.milliseconds if size.milliseconds is not None else task.milliseconds
     if told is None:  # as many times what was measured as there is more to multiply
-        told = _MILLISECONDS.get(made.algorithm, _OTHER_MILLISECONDS) * weights_of(made) * max(made.training.batch_size / 256, 1.0)
+        of_method = _MILLISECONDS.get(method) or _MILLISECONDS.get(made.algorithm, _OTHER_MILLISECONDS)
+        told = of_method * weights_of(made) * max(made.training.batch_size / 256, 1.0)
     return _START_SECONDS + made.training.steps * told / 1000 + (size.evaluations or task.evaluations) * task.evaluation_seconds
 
 
