@@ -158,6 +158,12 @@ def test_qrl_pushes_apart_what_steps_hold_together() -> None:
 def test_qrl_refuses_groups_that_do_not_share_out_its_latent() -> None:
     with pytest.raises(ConfigError, match="multiple"):
         made(QRL, QRLConfig(latent=10, components=4))
+    with pytest.raises(ConfigError, match="components are not told.* a multiple of 8"):
+        made(QRL, QRLConfig(latent=12))
+
+
+def test_qrls_components_are_of_eight_dimensions_unless_told() -> None:
+    assert {latent: made(QRL, QRLConfig(latent=latent)).quasimetric.distance.components for latent in (512, 64)} == {512: 64, 64: 8}
 
 
 def test_lengths_of_unions() -> None:

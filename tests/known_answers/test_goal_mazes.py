@@ -34,6 +34,7 @@ def test_two_levels_put_walks_together_where_one_does_not() -> None:
     """benchmarks/scores/GOALS.md, three seeds: HIQL 59 ± 4, GCIQL 9 ± 5, GCBC 44 ± 6; OGBench's own 74, 21 and 23."""
     hiql, gciql, gcbc = (reached(method, "pointmaze/stitch", 40_000) for method in ("hiql", "gciql", "gcbc"))
     assert hiql > max(gciql, gcbc) + 0.05
+    assert hiql > 0.45 and gcbc > 0.23, "not only apart, but as far as they came"
 
 
 @pytest.mark.slow
@@ -42,6 +43,7 @@ def test_in_a_large_maze_two_levels_reach_more_than_one() -> None:
     """benchmarks/scores/GOALS.md, three seeds: HIQL 55 ± 4, GCIQL 31 ± 1, GCBC 28 ± 14, which is apart from neither; OGBench's own 58, 34 and 29."""
     hiql, gciql = (reached(method, "pointmaze/large-navigate", 40_000) for method in ("hiql", "gciql"))
     assert hiql > gciql + 0.05
+    assert hiql > 0.4 and gciql > 0.2
 
 
 @pytest.mark.slow
@@ -57,4 +59,4 @@ def test_ants_put_walks_together_on_two_levels_alone() -> None:
 def test_values_put_walks_of_a_large_maze_together_where_cloning_does_not() -> None:
     """benchmarks/scores/GOALS.md, three seeds: GCIQL 23 ± 8, GCBC 0; OGBench's own 31 and 7."""
     gciql, gcbc = (reached(method, "pointmaze/large-stitch", 20_000) for method in ("gciql", "gcbc"))
-    assert gciql > gcbc + 0.05
+    assert gciql > max(gcbc + 0.05, 0.1)

@@ -34,12 +34,21 @@ class QRLConfig:
     bc_weight: NonNegative = 0.003
     """weight of staying with the data's actions (alpha in OGBench; 0.001 on explore)"""
     latent: Count = 512
-    components: Count = 64
-    """unions of intervals of which the distance is made; they share out the latent's dimensions"""
+    components: Count | None = None
+    """unions of intervals of which the distance is made; they share out the latent's dimensions. None: one for every eight of these"""
     learning_rate: Positive = 3e-4
     layer_norm: bool = True
     """of the encoder and the dynamics"""
     hidden: Hidden = (512, 512, 512)
+
+
+def components_of(config: QRLConfig) -> int:
+    """Returns how many components a distance has; raises ConfigError where the latent cannot be shared out among them."""
+    by = config.components or 8
+    if config.latent % by:
+        told = f"components {by}" if config.components else "components are not told, which are of 8 dimensions each then"
+        raise ConfigError(f"qrl: latent is {config.latent} and {told}; it must be a multiple of {by}")
+    return config.components or config.latent // 8
 
 
 @final
@@ -50,7 +59,7 @@ class Quasimetric(nn.Module):
         super().__init__()
         hidden, latent, norm = config.hidden, config.latent, config.layer_norm
         self.encoder = perceptron(size, latent, hidden, layer_norm=norm)
-        self.distance = IntervalQuasimetric(config.components)
+        self.distance = IntervalQuasimetric(components_of(config))
         self.change = perceptron(latent + actions, latent, hidden, layer_norm=norm)
 
     def predicted(self, z: Tensor, a: Tensor) -> Tensor:
@@ -69,10 +78,6 @@ class QRL(Algorithm):
 
     def __init__(self, config: QRLConfig, spec: Spec) -> None:
         super().__init__(config, spec)
-        if config.latent % config.components:
-            raise ConfigError(
-                f"qrl: latent is {config.latent} and components {config.components}; the first must be a multiple of the second"
-            )
         self.quasimetric = Quasimetric(without_goal(spec).observation.size, spec.action.size, config)  # type: ignore[union-attr]
         self.multiplier = Scalar(0.0)  # its logarithm
         self.actor = ClippedActor(spec, config.hidden)
