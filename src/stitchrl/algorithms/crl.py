@@ -81,10 +81,10 @@ class CRL(Algorithm):
             metrics["guessed_futures"] = ((mean * own[0]).sum(-1) >= mean.amax(-1) - 1e-6).to(logits.dtype).mean()
 
         if "actor" in due:  # log Q rather than Q (OGBench, appendix), and towards the data (DDPG+BC)
-            a_pi, cloning = self.actor.against(pair(s, actor_goal), a)
-            log_q = frozen(self.critic)(s, a_pi, actor_goal).amin(0)  # [B]
-            losses["actor"] = -log_q.mean() / (log_q.abs().mean().detach() + 1e-6) + self.config.bc_weight * cloning.mean()
-            metrics |= {"log_q": log_q.mean(), "cloning_error": cloning.mean()}
+            log_q = frozen(self.critic)(s, self.actor(pair(s, actor_goal)), actor_goal).amin(0)  # [B]
+            cloning = -self.actor.log_likelihoods(pair(s, actor_goal), a).mean()
+            losses["actor"] = -log_q.mean() / (log_q.abs().mean().detach() + 1e-6) + self.config.bc_weight * cloning
+            metrics |= {"log_q": log_q.mean(), "cloning_error": cloning}
         return losses, metrics
 
     def policy(self) -> Policy:

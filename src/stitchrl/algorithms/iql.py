@@ -92,19 +92,20 @@ class IQL(Algorithm):
             metrics["advantage"] = advantage.mean()
 
         if "actor" in due:
-            if isinstance(self.actor, ClippedActor):  # ddpg_bc: the critic's gradient at the policy's mean, in units of its own size
-                a_pi, cloning = self.actor.against(s, a)
-                q_pi = frozen(self.critic)(s, a_pi).amin(0)  # [B]
-                losses["actor"] = c.bc_weight * cloning.mean() - q_pi.mean() / (q_pi.abs().mean().detach() + 1e-6)
-                metrics["cloning_error"] = cloning.mean()
-            else:  # advantage-weighted regression, eq. 7
-                if isinstance(self.actor, DeterministicActor):
-                    cloning = (self.actor(s) - a).square().sum(-1)
-                else:
-                    cloning = -self.actor.log_probabilities(s, a)
+            if isinstance(self.actor, DeterministicActor):
+                cloning = (self.actor(s) - a).square().sum(-1)
+            elif isinstance(self.actor, ClippedActor):
+                cloning = -self.actor.log_likelihoods(s, a)
+            else:
+                cloning = -self.actor.log_probabilities(s, a)
+            if c.actor_loss == "awr":  # advantage-weighted regression, eq. 7
                 weight = (c.inverse_temperature * advantage.detach()).exp().clamp_max(c.max_weight)
                 losses["actor"] = (weight * cloning).mean()
                 metrics["clipped_weights"] = (weight >= c.max_weight).to(weight.dtype).mean()
+            else:  # the critic's gradient at the policy's mean, in units of its own size
+                q_pi = frozen(self.critic)(s, self.actor(s)).amin(0)  # [B]
+                losses["actor"] = c.bc_weight * cloning.mean() - q_pi.mean() / (q_pi.abs().mean().detach() + 1e-6)
+                metrics["cloning_error"] = cloning.mean()
 
         if "critic" in due:  # eq. 6: no action of s_next is ever chosen
             with torch.no_grad():

@@ -107,10 +107,10 @@ class QRL(Algorithm):
                 metrics["multiplier"] = multiplier
 
         if "actor" in due:  # towards the goal, and towards the data (DDPG+BC)
-            a_pi, cloning = self.actor.against(pair(s, actor_goal), a)
-            q = -frozen(self.quasimetric)(s, a_pi, actor_goal)  # [B]
-            losses["actor"] = -q.mean() / (q.abs().mean().detach() + 1e-6) + c.bc_weight * cloning.mean()
-            metrics["cloning_error"] = cloning.mean()
+            q = -frozen(self.quasimetric)(s, self.actor(pair(s, actor_goal)), actor_goal)  # [B]
+            cloning = -self.actor.log_likelihoods(pair(s, actor_goal), a).mean()
+            losses["actor"] = -q.mean() / (q.abs().mean().detach() + 1e-6) + c.bc_weight * cloning
+            metrics["cloning_error"] = cloning
         return losses, metrics
 
     def policy(self) -> Policy:
