@@ -65,7 +65,7 @@ deviations to -4 and 15, latents clipped to ±0.5, what the target samples (the 
 softmax over the batch times its size, the smaller critic for the advantage and the target, one drawn action for V, actions clipped to ±1.
 Ours was wrong once: AWAC's weight decay was decoupled (AdamW), and is Adam's own since this comparison.
 
-AWAC's scores are after few steps, d3rlpy's as shipped; its policy stands still (returns of -11 to 3). The target of its own and the
+AWAC's scores are after few steps, d3rlpy's as shipped; its policy stands still (returns of -11 to 2). The target of its own and the
 deviation's start at exp(-3) are the differences that could explain so wide a gap; neither was tried alone. BCQ's tanh was
 (`--no-decoder-tanh`): with it, the authors' way, the decoder nears a bound only in the limit, and a fifth of this log's action entries lie
 outside of it: the cheetah falls more often; without it, d3rlpy's way, ours earns no less than d3rlpy's. Both draw each step's candidates anew;
