@@ -101,7 +101,8 @@ def page(rows: list[dict[str, Any]]) -> str:
         "Networks (64, 64), rates 1e-3, rewards × 0.1. Mean return, mean over seeds ± standard error. *dip*: the lowest evaluation of the first",
         f"{DIP:,} steps minus the one at step 0, mean over seeds; *lowest*: of the whole phase; *late*: seeds that fall by more than {LATE}",
         "after those steps; *area*: mean return over the whole online phase; *below*: of the actions that the policy would take, the share that the",
-        "critic values below what the log earned from there, which is what Cal-QL corrects, in the last 1,000 steps offline.",
+        "critic values below what the log earned from there, which is what Cal-QL corrects, in the last 1,000 steps offline. Each has its own",
+        "default target: `cal_ql` takes the best of ten next actions, `cql` one.",
     ]
     for log in LOGS:
         here = {key: row for key, row in last.items() if key[0] == log}
