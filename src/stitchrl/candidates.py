@@ -175,7 +175,10 @@ def _history(path: Path, fingerprint: str, discount: float) -> tuple[Provenance,
         values = last.discounted_returns.mean(1)
     elif discount == 1:
         values = last.returns.mean(1)
-    provenance = Provenance(str(path), online_episodes(run), len(run.evaluations), same)
+    parent = run.config.get("parent") or {}
+    provenance = Provenance(
+        str(path), online_episodes(run), len(run.evaluations), same, parent.get("path"), int(parent.get("online_episodes", 0))
+    )
     return provenance, None if values is None else [float(v) for v in values]
 
 

@@ -16,7 +16,7 @@ from stitchrl import algorithms
 from stitchrl.agent import Agent
 from stitchrl.core.alarms import Alarm, AlarmChange, alarms_of
 from stitchrl.core.batch import Transitions
-from stitchrl.core.errors import CheckpointError, ConfigError, DivergenceError
+from stitchrl.core.errors import ConfigError, DivergenceError
 from stitchrl.core.goals import GoalDrawing, check_drawing, drawing_of, with_goal
 from stitchrl.core.randomness import stream_seed
 from stitchrl.core.records import Logging, Records
@@ -254,8 +254,8 @@ def run_experiment(
         learner = make_learner(plan, data, transforms)
         learner.template.policy()  # what could not act is refused before it learns
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
-        seconds = restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
-        run_directory.begin(path, config, resume=resume)
+        seconds = checkpoint.restore(learner, path / "checkpoints", plan.training.steps) if resume else 0.0
+        run_directory.begin(path, config, resume=resume, step=learner.step, steps=plan.training.steps)
         limits = limits_of(paid(dataset, plan), plan.settings, transforms, to_goals=plan.goals.hindsight)
         doctor, probe = RunDoctor(limits, plan.seeds), probe_of(learner, data, transforms)
         records = Records(path, logging, config, learner.step, seconds)
@@ -337,20 +337,6 @@ class RunInProgress:
         if line is not None:
             self.records.evaluation(line)
             self.evaluation = line
-
-
-def restore(learner: Learning, checkpoints: Path, steps: int) -> float:
-    """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken.
-
-    Raises CheckpointError where more than `steps` are done already.
-    """
-    if not checkpoint.steps(checkpoints):
-        return 0.0
-    tensors, extra = checkpoint.load_newest(checkpoints)
-    if (done := int(extra["step"])) > steps:
-        raise CheckpointError(f"{checkpoints.parent}: has taken {done:,} steps, and steps is {steps:,}; give at least as many")
-    learner.restore(tensors, done)
-    return float(extra["seconds"])
 
 
 def describe(

@@ -49,6 +49,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     moved = shutil.copytree(made / "iql", made / "moved")
     config = json.loads((moved / "config.json").read_text())
     (moved / "config.json").write_text(json.dumps(config | {"data": config["data"] | {"source": "gone/log.npz"}}))
+    for name, wrong in (("seeds", "abc"), ("data", None), ("training", 3), ("parent", {})):
+        edited = shutil.copytree(made / "iql", made / f"edited_{name}")
+        (edited / "config.json").write_text(json.dumps(config | {name: wrong}))
     (made / "nothing").mkdir()
     return made
 
@@ -68,6 +71,10 @@ MISTAKES = {
     "no policy": (f"finetune no_policy {ENV}", "no_policy: has no policy yet", "--resume"),
     "data moved": (f"finetune moved {ENV}", "gone/log.npz: no such file"),
     "other data": (f"finetune moved {ENV} --data other.npz", "other.npz: not the log", "fingerprint"),
+    "seeds edited": (f"finetune edited_seeds {ENV}", "edited_seeds/config.json: seeds is 'abc'; expected a list of integers"),
+    "data edited": (f"finetune edited_data {ENV}", "data is None; expected an object"),
+    "training edited": (f"finetune edited_training {ENV}", "training is 3; expected an object"),
+    "parent edited": (f"finetune edited_parent {ENV}", "parent has no path"),
     "mixing above": (f"finetune iql {ENV} --mixing 1.5", "mixing is 1.5", "less than 1"),
     "mixing below": (f"finetune iql {ENV} --mixing -0.5", "mixing is -0.5"),
     "mixing of nothing": (f"finetune iql {ENV} --mixing 0.001", "0 of its rows"),

@@ -317,7 +317,7 @@ def test_a_refused_run_leaves_the_one_that_it_would_have_replaced(tmp_path: Path
         return {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file() and path.name != "lock"}
 
     before = held()
-    stitchrl(tmp_path, *line, "--settings.latent", 32, "--overwrite").refused("latent is 32")
+    stitchrl(tmp_path, *line, "--settings.latent", 33, "--overwrite").refused("latent is 33")
     assert held() == before
 
 
@@ -375,6 +375,65 @@ def test_more_steps_are_taken_and_fewer_than_were_are_not(tmp_path: Path, cache:
     stitchrl(tmp_path, *few, "--steps", 6, *on, "training.steps").succeeded()
     stitchrl(tmp_path, *few, "--steps", 5, *on, "training.steps").refused("has taken 6 steps, and steps is 5")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["steps"] == 6
+
+
+def test_what_no_step_is_left_to_honour_is_refused_and_what_changed_is_kept_by_step(tmp_path: Path, cache: dict[str, str]) -> None:
+    log = npz(tmp_path)
+    line = ["train", "bc", "--data", log, "--run", "run", *TINY, "--resume"]
+    stitchrl(tmp_path, *line[:-1], "--steps", 4).succeeded()
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    late = ("--settings.learning-rate", 0.01, "--allow-change", "settings")
+    stitchrl(tmp_path, *line, "--steps", 4, *late).refused("has taken all its 4 steps", "learning_rate is 0.01", "training.steps")
+    own = ("--preprocessing.held-out", 0.4, "--allow-change", "preprocessing", "training.steps")
+    for steps in (4, 8):  # "held out" would be said of episodes that were learned from
+        stitchrl(tmp_path, *line, "--steps", steps, *own).refused("held_out is 0.4", "learned from already")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+    stitchrl(tmp_path, *line, "--steps", 6, *late, "training.steps").succeeded()
+    (changes,) = json.loads((tmp_path / "run" / "config.json").read_text())["changes"]
+    assert changes["step"] == 4 and changes["changed"] == ["settings.learning_rate is 0.01 and was 0.0003", "training.steps is 6 and was 4"]
+    assert "changed at step 4: `settings.learning_rate is 0.01 and was 0.0003`" in (tmp_path / "run" / "card.md").read_text()
+    stitchrl(tmp_path, *line, "--steps", 7, "--settings.learning-rate", 0.01, "--allow-change", "training.steps").succeeded()
+    assert [change["step"] for change in json.loads((tmp_path / "run" / "config.json").read_text())["changes"]] == [4, 6]
+
+
+def test_a_judgement_that_comes_after_the_last_one_is_evaluates(tmp_path: Path, cache: dict[str, str]) -> None:
+    shorter = ("--settings.hidden", 16, "--logging.no-tensorboard", "--steps", 4, "--evaluation.episodes")
+    line = ["train", "bc", "--data", "gridworld/expert", "--run", "run", *shorter]
+    stitchrl(tmp_path, *line, 1, environment=cache).succeeded()
+    before = (tmp_path / "run" / "config.json").read_bytes()
+    stitchrl(tmp_path, *line, 3, "--resume", environment=cache).refused("evaluation.episodes is 3 and was 1", "stitchrl evaluate run")
+    assert (tmp_path / "run" / "config.json").read_bytes() == before
+
+
+def test_what_was_said_of_a_policy_that_learns_on_is_set_aside(tmp_path: Path) -> None:
+    line = ["train", "bc", "--data", npz(tmp_path), "--run", "run", *TINY]
+    stitchrl(tmp_path, *line, "--steps", 4).succeeded()
+    (tmp_path / "run" / "trust.json").write_text('{"verdict": "Supported: of step 4"}')
+    told = stitchrl(tmp_path, *line, "--steps", 6, "--resume", "--allow-change", "training.steps").succeeded()
+    assert "trust.json are of the policy at step 4, which learns on" in told.err
+    assert (tmp_path / "run" / "earlier" / "step_4" / "trust.json").read_text() == '{"verdict": "Supported: of step 4"}'
+    assert "was not run on this run" in (tmp_path / "run" / "card.md").read_text()
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_unasked(tmp_path: Path) -> None:
+    line = ["train", "bc", "--data", npz(tmp_path), "--run", "run", *TINY, "--steps", 4]
+    stitchrl(tmp_path, *line).succeeded()
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    kept = records(tmp_path / "run", "metrics")
+    stitchrl(tmp_path, *line, "--resume").refused("holds a policy and no checkpoint to go on from", "--overwrite")
+    assert records(tmp_path / "run", "metrics") == kept
+    stitchrl(tmp_path, *line, "--overwrite").succeeded()
+
+
+def test_a_line_of_records_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
+    line = ["train", "bc", "--data", npz(tmp_path), "--run", "run", *TINY, "--log-every", 1]
+    stitchrl(tmp_path, *line, "--steps", 4).succeeded()
+    file = tmp_path / "run" / "metrics.jsonl"
+    first, second, *more = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([first, "{damaged\n", second, *more]))
+    on = ("--steps", 6, "--resume", "--allow-change", "training.steps")
+    stitchrl(tmp_path, *line, *on).refused("metrics.jsonl: line 2 cannot be read")
+    assert "{damaged" in file.read_text()
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:

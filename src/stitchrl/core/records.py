@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from stitchrl.core.errors import ConfigError
+from stitchrl.core.errors import CheckpointError, ConfigError
 from stitchrl.core.files import to_json_line, write_atomically
 
 Scalars = Mapping[str, list[float]]  # name -> one number a seed
@@ -121,16 +121,17 @@ class Records:
 
 
 def cut_after(path: Path, step: int) -> None:
-    """Removes lines of later steps, and a last line torn by a kill."""
+    """Removes lines of later steps, and a last line torn by a kill; raises CheckpointError for any other that cannot be read."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines():
+    kept, lines = [], path.read_text().splitlines()
+    for number, line in enumerate(lines, start=1):
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+            if number < len(lines):
+                raise CheckpointError(f"{path}: line {number} cannot be read; mend or remove it, then resume") from None
     write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 

@@ -168,7 +168,7 @@ def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = F
             fits = same_kind and own.shape == there.shape  # type: ignore[union-attr]
         if not fits:
             goal = ", which reads a goal beside what it sees" if name == "observations" and (to_goals or is_with_goal(own, there)) else ""
-            todo = "name the task of the data (--env), or stay offline (--env none)"
+            todo = "name the task of the data (--env), or train offline (--env none)"
             if name == "observations" and apart:
                 todo = (
                     "the log's goals stand apart from what is seen; put them beside it, as the environment does: "

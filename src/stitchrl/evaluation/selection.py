@@ -47,6 +47,8 @@ class Provenance:
     online_episodes: int | None = None
     evaluations: int = 0
     same_data: bool | None = None  # was it trained on the very log that judges it?
+    parent: str | None = None  # the run that it went on from online
+    parent_episodes: int = 0  # of `online_episodes`, those of that run
 
 
 @final

@@ -40,7 +40,6 @@ from stitchrl.experiment import (
     memory_limit,
     paid,
     prepare,
-    restore,
 )
 from stitchrl.fine_tuning.continuation import (
     Continuation,
@@ -107,8 +106,9 @@ def run_online(
         learner = learning.learner
         _take_over(learner, parent, tensors, online)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
-        seconds = restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
-        _begin(path, config, parent, resume=resume)
+        seconds = checkpoint.restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
+        run_directory.begin(path, config, resume=resume, step=learning.step, steps=plan.training.steps)
+        _keep_evaluations(path, parent)
         doctor, probe = RunDoctor(_limits(dataset, plan, before), plan.seeds), probe_of(learner, data, before.transforms)
         records = Records(path, logging, config, learning.step, seconds)
         opened.callback(records.close)
@@ -150,9 +150,8 @@ def _as_begun(config: dict[str, Any], path: Path) -> dict[str, Any]:
     return config | {"parent": before | {"path": config["parent"]["path"]}} if isinstance(before, dict) else config
 
 
-def _begin(path: Path, config: Mapping[str, Any], parent: Parent, *, resume: bool) -> None:
-    """Makes the directory the run's, with the offline phase's evaluations beside the new ones, so that both can be shown from it alone."""
-    run_directory.begin(path, config, resume=resume)
+def _keep_evaluations(path: Path, parent: Parent) -> None:
+    """Puts the offline phase's evaluations beside the new ones, so that both can be shown from the directory alone."""
     offline, kept = parent.path / "evaluations.jsonl", path / "offline_evaluations.jsonl"
     if offline.is_file() and not (checkpoint.steps(path / "checkpoints") and kept.is_file()):
         write_atomically(kept, offline.read_bytes())

@@ -93,6 +93,7 @@ def read_parent(path: Path) -> Parent:
     config = read_json(path / "config.json")
     if not isinstance(config, dict) or not {"format", "algorithm", "settings", "training", "seeds", "data", "evaluation"} <= set(config):
         raise CheckpointError(f"{path}/config.json: not a run's; expected a directory written by `stitchrl train`")
+    _check_kinds(config, path)
     if config.get("goals"):  # none are recorded of a run without hindsight
         raise ConfigError(
             f"{path}: learned to reach goals by hindsight, which a replay does not draw; fine-tune a run without --goals.hindsight"
@@ -117,6 +118,25 @@ def read_parent(path: Path) -> Parent:
         _known(Evaluation, config["evaluation"], path),
         _known(Preprocessing, config.get("preprocessing", {}), path),
     )
+
+
+def _check_kinds(config: Mapping[str, Any], path: Path) -> None:
+    """Raises CheckpointError where a part of a run's description is no such part: it was edited by hand."""
+    parts = {name: config.get(name, {}) for name in ("settings", "training", "evaluation", "preprocessing", "data", "parent")}
+    wrong = [f"{name} is {value!r:.60}; expected an object" for name, value in parts.items() if not isinstance(value, Mapping)]
+    seeds = config["seeds"]
+    if not isinstance(seeds, list) or not seeds or not all(type(seed) is int for seed in seeds):
+        wrong.append(f"seeds is {seeds!r:.60}; expected a list of integers")
+    needed = {"data": ("source", "name", "fingerprint", "steps"), "parent": ("path",) if "parent" in config else ()}
+    wrong += [
+        f"{part} has no {name}"
+        for part, names in needed.items()
+        if isinstance(parts[part], Mapping)
+        for name in names
+        if name not in parts[part]
+    ]
+    if wrong:
+        raise CheckpointError(f"{path}/config.json: {'; '.join(wrong)}. Bring back the file that `stitchrl train` wrote")
 
 
 def _known(kind: type[T], values: Mapping[str, Any], path: Path) -> T:

@@ -156,10 +156,12 @@ def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection)
         if source_hash(job.plan.algorithm) != job.source_hash:
             raise ConfigError(f"{job.plan.algorithm}: its file was edited while the benchmark ran; the same command makes this run anew")
         dataset = datasets.load(job.task.dataset)
+        begun = (directory / "config.json").exists()
+        ended = (directory / "policy").exists() and not (directory / "checkpoints").exists()  # its line was taken out of the raw file
         result = run_experiment(
             job.plan, dataset, path=directory, source=job.task.dataset, environment=str(dataset.metadata["environment"]),
             environment_options=dataset.metadata.get("environment_options") or {}, logging=Logging(tensorboard=False, quiet=True),
-            resume=(directory / "config.json").exists(),
+            resume=begun and not ended, overwrite=ended,
         )  # fmt: skip
         if result.signal is not None:
             return "stopped", None

@@ -45,6 +45,7 @@ def run(jobs: Sequence[Job], out: Path, processes: int, tell: Tell) -> Outcome:
     """
     out.mkdir(parents=True, exist_ok=True)
     with _held(out), _listening() as heard:
+        read_raw(out / RAW)  # a line that cannot be read is told before the logs are made
         logs = _logs(list(dict.fromkeys(job.task.dataset for job in jobs)), out, processes, heard, tell)
         keys = {job.key(logs[job.task.dataset].fingerprint): job for job in jobs if job.task.dataset in logs}
         done = {key_of(row) for row in _rows(keys, out) if is_done(row)}

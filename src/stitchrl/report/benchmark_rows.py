@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from stitchrl.core.errors import CheckpointError, ConfigError
+
+_KINDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
+    (("suite", "dataset", "method", "config_hash", "dataset_hash", "date", "algorithm"), str, "a string"),
+    (("seed", "steps"), int, "an integer"),
+    (("seconds", "log_return"), int | float, "a number"),
+    (("versions", "reference", "last", "best"), dict, "an object"),
+)
 
 
 def read_raw(file: Path) -> list[dict[str, Any]]:
@@ -34,10 +42,32 @@ def read_raw(file: Path) -> list[dict[str, Any]]:
                 f"{file}: line {number} has no {', '.join(missing)}; expected what `stitchrl benchmark run` writes to raw.jsonl. "
                 "Give its directory as --out"
             )
+        if (wrong := _mistake(row)) is not None:
+            raise CheckpointError(f"{file}: line {number}: {wrong}; mend the line, or remove it, and its run is made again")
         if isinstance(row.get("config"), dict):
             row["config_hash"] = settings_hash(row["config"])
         found.append(row)
     return found
+
+
+def _mistake(row: Mapping[str, Any]) -> str | None:
+    """What a table cannot be made from, of what a line has."""
+    for names, kind, told in _KINDS:
+        for name in names:
+            if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
+                return f"{name} is {json.dumps(row[name])[:60]}; expected {told}"
+    for name in ("random", "expert") if "reference" in row else ():
+        if not _finite([row["reference"].get(name)]):
+            return f"reference has {name} {json.dumps(row['reference'].get(name))[:60]}; expected a number"
+    for name in ("last", "best"):
+        scores = row[name].get("scores") if name in row else [0.0]
+        if not isinstance(scores, list) or not scores or not _finite(scores):
+            return f"{name} has scores {json.dumps(scores)[:60]}; expected a list of numbers, one for each episode"
+    return None
+
+
+def _finite(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
 
 
 def is_row(line: bytes) -> bool:

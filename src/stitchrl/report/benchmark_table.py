@@ -27,10 +27,11 @@ def benchmark_table(rows: Sequence[Row], published: Published, source: str, leve
     Equal lines give equal pages. Where a method was run on a log with several settings, data or sources, the newest counts, and the page says so.
     Raises CheckpointError for a line without what a table needs, or if there is none.
     """
-    for number, row in enumerate(rows, start=1):
+    for row in rows:
         missing = [name for name in (*_NEEDED, *(("last", "best", "seconds") if is_done(row) else ())) if name not in row]
         if missing:
-            raise CheckpointError(f"raw line {number} has no '{missing[0]}'; remove the line, and its run is made again")
+            run = f"{row.get('dataset')} {row.get('method')} seed {row.get('seed')}"
+            raise CheckpointError(f"raw.jsonl: the line of {run} has no '{missing[0]}'; remove the line, and its run is made again")
     cells, older = _cells([row for row in rows if is_done(row)])
     if not cells:
         raise CheckpointError("no run came to its end yet; `stitchrl benchmark run` makes them")

@@ -89,15 +89,17 @@ def provenance_words(selection: dict[str, Any]) -> str:
     runs = {p["run"]: p for c in selection["candidates"] if (p := c["provenance"]) is not None}
     counts = [p["online_episodes"] for p in runs.values()]
     unknown = sum(count is None for count in counts)
-    known = sum(count for count in counts if count is not None)
+    twice = sum(p.get("parent_episodes", 0) for p in runs.values() if p.get("parent") in runs)  # a run's own hold its parent's
+    known = sum(count for count in counts if count is not None) - twice
     used = sum(p["evaluations"] for p in runs.values())
+    learning = " and in learning online" if any(p.get("parent") for p in runs.values()) else ""
     if not counts or unknown == len(counts):
         text = "Provenance: the files do not tell whether these policies were evaluated online before; do not call this an offline choice."
     elif unknown:
         text = f"Provenance: {known:,} online episodes are recorded, and for {unknown} of {len(counts)} runs the files do not tell."
     elif known:
         text = (
-            f"Provenance: {known:,} online episodes in {used} evaluations stand behind these {len(counts)} runs. This ranking did not read "
+            f"Provenance: {known:,} online episodes in {used} evaluations{learning} stand behind these {len(counts)} runs. This ranking did not read "
             "them; if anyone looked at them when settings or runs were picked, the choice is not offline."
         )
     else:

@@ -13,12 +13,15 @@ import signal
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from stitchrl.training.trainer import Learning
 
 FORMAT = 1
 NAME = re.compile(r"step_(\d{10})")
@@ -81,6 +84,27 @@ def load_newest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     raise CheckpointError(
         f"{directory}: no complete checkpoint is left; train that run anew with --overwrite (policy/, if it is there, can still be used)"
     )
+
+
+def restore(learner: Learning, checkpoints: Path, last: int) -> float:
+    """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken.
+
+    Raises CheckpointError where more than `last` steps are done already, or where a run has ended and its checkpoints are gone.
+    """
+    if not steps(checkpoints):
+        if (checkpoints.parent / "policy").exists():
+            raise CheckpointError(f"{checkpoints.parent}: holds a policy and no checkpoint to go on from; --overwrite trains it anew")
+        return 0.0
+    tensors, extra = load_newest(checkpoints)
+    if (done := int(extra["step"])) > last:
+        raise CheckpointError(f"{checkpoints.parent}: has taken {done:,} steps, and steps is {last:,}; give at least as many")
+    try:
+        learner.restore(tensors, done)
+    except KeyError as error:
+        raise CheckpointError(f"{checkpoints.parent}: its checkpoint has no {error}, as another kind of run makes it; start anew") from None
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoints.parent}: {error}. Resume as it was begun, or start anew with --overwrite") from None
+    return float(extra["seconds"])
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,9 +21,15 @@ FREE = ("version", "versions", "training.device", "training.compile_reason", "tr
         "logging", "evaluation", "data.source",
         "data.table_schema",  # what was read by it has a fingerprint, which may not
         "data.environment",  # told of the log; the one that policies are judged in is `environment`
-        "parent.path", "command")  # fmt: skip
+        "parent.path", "command", "changes")  # fmt: skip
 
 _FOLLOWS = {"training.compiled": "training.steps"}  # decided by it, where it is not told
+
+# How policies are judged: it may change, and be honoured by judgements that are still to come.
+_JUDGING = ("evaluation", "environment")
+
+# What is said of one policy, and not of one that has learned on.
+OF_ONE_POLICY = ("trust.json", "trust.html", "asked_returns.json", "plans.npz")
 
 # All that is there of a run that was refused before its first step: it may be started anew.
 BEGUN = frozenset({"config.json", "tensorboard"})
@@ -47,11 +55,54 @@ def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bo
         yield
 
 
-def begin(path: Path, config: Mapping[str, Any], *, resume: bool) -> None:
-    """Makes a directory that is held the run's own, empty unless it goes on: when all that can be refused was not."""
+def begin(path: Path, config: Mapping[str, Any], *, resume: bool, step: int = 0, steps: int = 0) -> None:
+    """Makes a directory that is held the run's own, empty unless it goes on from `step` of `steps`: when all that can be refused was not.
+
+    What differs from before is kept in config.json under `changes`, by step; what was said of the policy so far is set aside. Raises
+    CheckpointError for a change that no step or evaluation is left to honour.
+    """
     if not resume:
         _empty(path)
-    write_json(path / "config.json", config)
+        write_json(path / "config.json", config)
+        return
+    before = read_json(path / "config.json")
+    told = changed(before, config)
+    differences = {name: line for name, line in told.items() if not _covered(name, FREE) and name not in _FOLLOWS}
+    if step >= steps:
+        _refuse_late(path, step, differences | {name: line for name, line in told.items() if _covered(name, _JUDGING)})
+    else:
+        _set_aside(path, step)
+    if step < steps or differences:
+        changes = [*before.get("changes", []), *([{"step": step, "changed": list(differences.values())}] if differences else [])]
+        write_json(path / "config.json", {**config, **({"changes": changes} if changes else {})})
+
+
+def _refuse_late(path: Path, step: int, differences: Mapping[str, str]) -> None:
+    """Raises CheckpointError for differences that come after the last step, unless they are of an evaluation that is still to be made."""
+    late = [line for name, line in differences.items() if _evaluated(path, step) or not _covered(name, _JUDGING)]
+    if late:
+        raise CheckpointError(
+            f"{path}: has taken all its {step:,} steps, so nothing is left to honour that {'; '.join(late)}. Give more steps "
+            f"(--allow-change training.steps), or leave these as they were; `stitchrl evaluate {path}` judges the policy anew"
+        )
+
+
+def _evaluated(path: Path, step: int) -> bool:
+    """Whether evaluations.jsonl has a line of this step."""
+    file = path / "evaluations.jsonl"
+    return file.is_file() and any(f'"step": {step},' in line for line in file.read_text(encoding="utf-8").splitlines())
+
+
+def _set_aside(path: Path, step: int) -> None:
+    """Moves what was said of the policy of `step`, which is to learn on, to earlier/step_N."""
+    found = [name for name in OF_ONE_POLICY if (path / name).exists()]
+    if not found:
+        return
+    older = path / "earlier" / f"step_{step}"
+    older.mkdir(parents=True, exist_ok=True)
+    for name in found:
+        os.replace(path / name, older / name)
+    warnings.warn(f"{path}: {', '.join(found)} are of the policy at step {step:,}, which learns on; kept in {older}", stacklevel=3)
 
 
 def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
@@ -62,6 +113,7 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
         before = read_json(file)
         _check_names(allow_change, {**_flat(before), **_flat(config)})
         differences = changed(before, config)
+        _check_held_out(path, differences, before)
         free = (*FREE, *allow_change)
         refused = [line for name, line in differences.items() if not _covered(name, free) and not _covered(_FOLLOWS.get(name, name), free)]
         if refused:
@@ -75,6 +127,16 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
     if present - BEGUN and not overwrite:
         raise CheckpointError(
             f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run"
+        )
+
+
+def _check_held_out(path: Path, differences: Mapping[str, str], before: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where other episodes would be held out than those that were not learned from so far."""
+    share, log = "preprocessing.held_out", "data.fingerprint"
+    of_both = share if share in differences else log if log in differences and _flat(before).get(share) else None
+    if of_both is not None:
+        raise CheckpointError(
+            f"{path}: {differences[of_both]}: of the episodes that it would hold out, some were learned from already. Train anew, in another --run"
         )
 
 

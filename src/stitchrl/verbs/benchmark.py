@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, final
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable, write_atomically
 from stitchrl.core.machine import cores
+from stitchrl.core.settings import OpenFraction, check_settings
 from stitchrl.verbs.flags import parse
 
 DEFAULT_OUT = Path("runs/benchmark")
@@ -50,7 +52,7 @@ class Table:
     """what `benchmark run` wrote to, or a raw.jsonl; None: runs/benchmark/SUITE"""
     to: Path | None = None
     """write the page there too"""
-    level: float = 0.95
+    level: OpenFraction = 0.95
     """of the intervals"""
 
 
@@ -87,13 +89,20 @@ def run(arguments: Sequence[str]) -> int:
 def table(arguments: Sequence[str]) -> int:
     """Prints the table of raw lines."""
     a = parse(Table, arguments, "stitchrl benchmark table", "The tables of a benchmark, made from its raw lines alone.")
+    from stitchrl.recipes.benchmark_suites import suite
     from stitchrl.report.benchmark_rows import of_suite, read_raw
 
+    check_settings(a, "stitchrl benchmark table")
     check_writable(a.to, "--to")
     out = DEFAULT_OUT / (a.suite or Run.suite) if a.out is None else a.out
     file = out if out.is_file() else out / "raw.jsonl"
     if not file.is_file():
-        raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run --out {out}` writes one. Give its directory as --out")
+        if (out / "config.json").is_file():
+            raise ConfigError(f"{out}: is a run's directory; give the one that `stitchrl benchmark run` wrote raw.jsonl to as --out")
+        if a.suite is not None:
+            suite(re.sub(r"-\d+-steps$", "", a.suite))  # an unknown one is told as such
+        how = "".join(f" --{name} {value}" for name, value in (("suite", a.suite), ("out", a.out)) if value is not None)
+        raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run{how}` writes one. Give its directory as --out")
     text = _page(of_suite(read_raw(file), a.suite, file), a.level)
     if a.to is not None:
         write_atomically(a.to, text.encode())

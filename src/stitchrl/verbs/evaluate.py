@@ -33,11 +33,11 @@ class Evaluate:
     """draw actions from the policy instead of taking its mode or mean; plans, diffusion, flows and BCQ are always drawn anew"""
     epsilon: Fraction | None = None
     """share of integer actions that are taken uniformly at random instead (DQN: 0.05)"""
-    discount: float = 1.0
+    discount: Fraction = 1.0
     seed: Natural = 20_000
     parallel: Count = 10
     """episodes side by side; a policy that draws draws for all of them at once, so that another number is another draw"""
-    processes: int | None = None
+    processes: Count | None = None
     targets: tuple[str, ...] = ()
     """returns to ask a return-conditioned policy for, each in the same episodes, in the task's units; auto: six over the range of the log"""
     settings: tuple[str, ...] = ()
@@ -79,6 +79,8 @@ def evaluate(arguments: Sequence[str]) -> int:
     over = "seeds and episodes" if len(per_seed) > 1 else "episodes"
     spread = f", 95 % over {over} [{found.low:.4g}, {found.high:.4g}]" if result.returns.size > 1 else ""
     words = [f"return {per_seed.mean():.4g} (IQM {found.estimate:.4g}{spread}; seeds {', '.join(f'{x:.4g}' for x in per_seed)})"]
+    if a.discount != 1:
+        words.append(f"discounted by {a.discount:g} {result.discounted_returns.mean():.4g}")
     if line["normalized"]:
         scores = [sum(v) / len(v) for v in line["normalized"]]
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")

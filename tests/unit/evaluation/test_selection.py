@@ -422,6 +422,12 @@ def test_the_verb_reads_runs_their_critics_and_their_history(tmp_path: Path) -> 
     (tmp_path / "bc" / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
     again = run_selection(asked, estimates).to_json()
     assert "6 online episodes in 1 evaluations" in provenance_words(again) and all(c["truth"] is None for c in again["candidates"])
+    config = json.loads((tmp_path / "q_learning" / "config.json").read_text())
+    online = {"parent": {"path": str(tmp_path / "bc"), "online_episodes": 6}}  # of which it counts them as its own
+    (tmp_path / "q_learning" / "config.json").write_text(json.dumps(config | online))
+    (tmp_path / "q_learning" / "evaluations.jsonl").write_text(json.dumps(line) + "\n")
+    both = provenance_words(run_selection(asked, estimates).to_json())
+    assert "12 online episodes in 2 evaluations and in learning online stand behind these 2 runs" in both
     with pytest.raises(ConfigError, match="at least one run"):
         run_selection(Select(runs=(), data="x"), estimates)
 

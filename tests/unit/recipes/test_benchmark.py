@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import threading
@@ -240,7 +241,7 @@ def test_the_newest_settings_count_and_the_page_says_so() -> None:
     assert "FAILED" in benchmark_table([old, lost], published, SOURCE) and "FAILED" not in benchmark_table([lost, old], published, SOURCE)
     half = benchmark_table([old, row("made/log", "bc", 1, 2.0)], published, SOURCE, 0.5)
     assert "its 50 % stratified-bootstrap interval" in half and "their 50 % interval covers less than that" in half and "95" not in half
-    with pytest.raises(CheckpointError, match="raw line 2 has no 'best'"):
+    with pytest.raises(CheckpointError, match="the line of hopper/medium bc seed 0 has no 'best'"):
         benchmark_table([old, {k: v for k, v in old.items() if k != "best"}], published, SOURCE)
     with pytest.raises(CheckpointError, match="no run came to its end"):
         benchmark_table([row("a", "b", 0, 0.0, error="lost")], published, SOURCE)
@@ -261,6 +262,11 @@ def test_raw_lines_are_whole_or_told(tmp_path: Path) -> None:
     for other, told in (
         ("nonsense", "line 2 is no JSON object"),
         ('{"seed": 1, "step": 2}', "line 2 has no dataset, method; expected what"),
+        (json.dumps(one | {"seed": "a"}), 'raw.jsonl: line 2: seed is "a"; expected an integer'),
+        (json.dumps(one | {"versions": None}), "line 2: versions is null; expected an object"),
+        (json.dumps(one | {"reference": {"random": 1}}), "line 2: reference has expert null; expected a number"),
+        (json.dumps(one | {"last": {"scores": []}}), "line 2: last has scores"),
+        (json.dumps(one | {"best": {"scores": [1.0, math.nan]}}), "line 2: best has scores .*NaN"),
     ):
         file.write_text(f"{json.dumps(one)}\n{other}\n{json.dumps(three)}\n")
         with pytest.raises(CheckpointError, match=told):
