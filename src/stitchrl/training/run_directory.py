@@ -29,7 +29,7 @@ _FOLLOWS = {"training.compiled": "training.steps"}  # decided by it, where it is
 _JUDGING = ("evaluation", "environment")
 
 # What is said of one policy, and not of one that has learned on.
-OF_ONE_POLICY = ("trust.json", "trust.html", "asked_returns.json", "plans.npz")
+OF_ONE_POLICY = ("trust.json", "trust.html", "asked_returns.json", "plans.npz", "plans_*")
 
 # All that is there of a run that was refused before its first step: it may be started anew.
 BEGUN = frozenset({"config.json", "tensorboard"})
@@ -95,7 +95,7 @@ def _evaluated(path: Path, step: int) -> bool:
 
 def _set_aside(path: Path, step: int) -> None:
     """Moves what was said of the policy of `step`, which is to learn on, to earlier/step_N."""
-    found = [name for name in OF_ONE_POLICY if (path / name).exists()]
+    found = sorted(entry.name for pattern in OF_ONE_POLICY for entry in path.glob(pattern))
     if not found:
         return
     older = path / "earlier" / f"step_{step}"
@@ -111,14 +111,21 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
         if not file.exists():
             raise CheckpointError(f"{path}: no run to resume here (no config.json); leave --resume out to start one")
         before = read_json(file)
+        if not isinstance(before, dict) or not before:
+            raise CheckpointError(f"{file}: not a run's; expected what `stitchrl train` wrote. Bring that back, or choose another --run")
         _check_names(allow_change, {**_flat(before), **_flat(config)})
         differences = changed(before, config)
         _check_held_out(path, differences, before)
         free = (*FREE, *allow_change)
-        refused = [line for name, line in differences.items() if not _covered(name, free) and not _covered(_FOLLOWS.get(name, name), free)]
+        refused = {
+            name: line for name, line in differences.items() if not _covered(name, free) and not _covered(_FOLLOWS.get(name, name), free)
+        }
         if refused:
+            if "data.fingerprint" in refused:  # what else differs of the log follows
+                refused = {name: line for name, line in refused.items() if not name.startswith(("data.", "spec."))}
+                refused["data.fingerprint"] = f"{differences['data.fingerprint']}: it learns from another log (--data)"
             raise CheckpointError(
-                f"{path}: not the run that is there: {'; '.join(refused)}. Resume with the same settings, or allow it with --allow-change"
+                f"{path}: not the run that is there: {'; '.join(refused.values())}. Resume with the same settings, or allow it with --allow-change"
             )
         return
     present = {entry.name for entry in path.iterdir() if not _unfinished(entry.name)} - {"lock", PROBE}
