@@ -72,9 +72,8 @@ def begin(path: Path, config: Mapping[str, Any], *, resume: bool, step: int = 0,
         _refuse_late(path, step, differences | {name: line for name, line in told.items() if _covered(name, _JUDGING)})
     else:
         _set_aside(path, step)
-    if step < steps or differences:
-        changes = [*before.get("changes", []), *([{"step": step, "changed": list(differences.values())}] if differences else [])]
-        write_json(path / "config.json", {**config, **({"changes": changes} if changes else {})})
+    changes = [*before.get("changes", []), *([{"step": step, "changed": list(differences.values())}] if differences else [])]
+    write_json(path / "config.json", {**config, **({"changes": changes} if changes else {})})
 
 
 def _refuse_late(path: Path, step: int, differences: Mapping[str, str]) -> None:
