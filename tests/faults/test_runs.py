@@ -422,7 +422,9 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_unasked(tmp_path: Pa
     kept = records(tmp_path / "run", "metrics")
     stitchrl(tmp_path, *line, "--resume").refused("holds a policy and no checkpoint to go on from", "--overwrite")
     assert records(tmp_path / "run", "metrics") == kept
-    stitchrl(tmp_path, *line, "--overwrite").succeeded()
+    (tmp_path / "run" / "metrics.jsonl").unlink()  # as a stop before the first step leaves a run
+    stitchrl(tmp_path, *line, "--resume").succeeded()
+    assert records(tmp_path / "run", "metrics") == kept
 
 
 def test_a_line_of_records_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:

@@ -92,7 +92,10 @@ def restore(learner: Learning, checkpoints: Path, last: int) -> float:
     Raises CheckpointError where more than `last` steps are done already, or where a run has ended and its checkpoints are gone.
     """
     if not steps(checkpoints):
-        if (checkpoints.parent / "policy").exists():
+        told = checkpoints.parent / "metrics.jsonl"
+        if (
+            (checkpoints.parent / "policy").exists() and told.is_file() and told.stat().st_size
+        ):  # a stop before the first step leaves a policy, too
             raise CheckpointError(f"{checkpoints.parent}: holds a policy and no checkpoint to go on from; --overwrite trains it anew")
         return 0.0
     tensors, extra = load_newest(checkpoints)
