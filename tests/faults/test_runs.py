@@ -402,6 +402,8 @@ def test_a_judgement_that_comes_after_the_last_one_is_evaluates(tmp_path: Path, 
     stitchrl(tmp_path, *line, 1, environment=cache).succeeded()
     before = (tmp_path / "run" / "config.json").read_bytes()
     stitchrl(tmp_path, *line, 3, "--resume", environment=cache).refused("evaluation.episodes is 3 and was 1", "stitchrl evaluate run")
+    stitchrl(tmp_path, *line, 1, "--resume", "--evaluation.processes", 2, environment=cache).succeeded()
+    (tmp_path / "run" / "config.json").write_bytes(before)
     assert (tmp_path / "run" / "config.json").read_bytes() == before
 
 
@@ -410,7 +412,7 @@ def test_what_was_said_of_a_policy_that_learns_on_is_set_aside(tmp_path: Path) -
     stitchrl(tmp_path, *line, "--steps", 4).succeeded()
     (tmp_path / "run" / "trust.json").write_text('{"verdict": "Supported: of step 4"}')
     told = stitchrl(tmp_path, *line, "--steps", 6, "--resume", "--allow-change", "training.steps").succeeded()
-    assert "trust.json are of the policy at step 4, which learns on" in told.err
+    assert "trust.json are of the policy so far, which learns on from step 4" in told.err
     assert (tmp_path / "run" / "earlier" / "step_4" / "trust.json").read_text() == '{"verdict": "Supported: of step 4"}'
     assert "was not run on this run" in (tmp_path / "run" / "card.md").read_text()
 
@@ -427,15 +429,16 @@ def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_unasked(tmp_path: Pa
     assert records(tmp_path / "run", "metrics") == kept
 
 
-def test_a_line_of_records_that_cannot_be_read_is_told_and_kept(tmp_path: Path) -> None:
+def test_a_line_of_records_that_cannot_be_read_is_told_and_kept_beside(tmp_path: Path) -> None:
     line = ["train", "bc", "--data", npz(tmp_path), "--run", "run", *TINY, "--log-every", 1]
     stitchrl(tmp_path, *line, "--steps", 4).succeeded()
     file = tmp_path / "run" / "metrics.jsonl"
     first, second, *more = file.read_text().splitlines(keepends=True)
     file.write_text("".join([first, "{damaged\n", second, *more]))
     on = ("--steps", 6, "--resume", "--allow-change", "training.steps")
-    stitchrl(tmp_path, *line, *on).refused("metrics.jsonl: line 2 cannot be read")
-    assert "{damaged" in file.read_text()
+    assert "1 line(s) cannot be read and are kept in metrics.jsonl.unreadable" in stitchrl(tmp_path, *line, *on).succeeded().err
+    assert (tmp_path / "run" / "metrics.jsonl.unreadable").read_text() == "{damaged\n"
+    assert [row["step"] for row in records(tmp_path / "run", "metrics")] == [1, 2, 3, 4, 5, 6]
 
 
 def test_other_data_are_refused(tmp_path: Path) -> None:

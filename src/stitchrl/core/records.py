@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
 
-from stitchrl.core.errors import CheckpointError, ConfigError
+from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import to_json_line, write_atomically
 
 Scalars = Mapping[str, list[float]]  # name -> one number a seed
@@ -120,19 +120,31 @@ class Records:
             warnings.warn(f"{self.directory}: records cannot be written ({error.strerror}); training goes on without them", stacklevel=3)
 
 
+def record_lines(path: Path) -> list[tuple[str, dict[str, Any] | None]]:
+    """Returns the lines of a records file, each as it stands and as it reads: None where it tells no step."""
+    found: list[tuple[str, dict[str, Any] | None]] = []
+    for text in path.read_text(errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+            found.append((text, line if isinstance(line["step"], int) else None))
+        except (ValueError, KeyError, TypeError):
+            found.append((text, None))
+    return found
+
+
 def cut_after(path: Path, step: int) -> None:
-    """Removes lines of later steps, and a last line torn by a kill; raises CheckpointError for any other that cannot be read."""
+    """Removes lines of later steps, and a last line torn by a kill; any other that cannot be read is moved to a file beside."""
     if not path.exists():
         return
-    kept, lines = [], path.read_text().splitlines()
-    for number, line in enumerate(lines, start=1):
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            if number < len(lines):
-                raise CheckpointError(f"{path}: line {number} cannot be read; mend or remove it, then resume") from None
-    write_atomically(path, "".join(line + "\n" for line in kept).encode())
+    lines = record_lines(path)
+    kept = [text for text, line in lines if line is not None and line["step"] <= step]
+    unread = [text for text, line in lines[:-1] if line is None]
+    if unread:
+        aside = path.with_name(f"{path.name}.unreadable")
+        with aside.open("a") as file:
+            file.writelines(f"{text}\n" for text in unread)
+        warnings.warn(f"{path}: {len(unread)} line(s) cannot be read and are kept in {aside.name}", stacklevel=3)
+    write_atomically(path, "".join(f"{text}\n" for text in kept).encode())
 
 
 def _by_seed(values: Scalars) -> dict[str, float]:

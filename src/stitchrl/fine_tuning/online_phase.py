@@ -202,7 +202,8 @@ def describe(
     """Returns the config.json of an online phase that begins at a run's step: the run's own, with what is changed, and what is only online."""
     device = device_of(plan.training.device)
     compiled, reason = compilation.choose(plan.training.compile, online.updates(plan.training.steps), device)
-    return parent.config | {
+    own = {name: value for name, value in parent.config.items() if name != "changes"}  # those were of the parent's steps
+    return own | {
         "version": VERSION,
         "settings": to_json(plan.settings),
         "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},

@@ -28,6 +28,7 @@ from stitchrl.recipes import datasets
 from stitchrl.recipes.benchmark_suites import Suite, Task, fits, plan_of
 from stitchrl.recipes.dataset_cache import cache_directory
 from stitchrl.report.benchmark_rows import is_row, settings_hash
+from stitchrl.training import checkpoint
 
 RAW = "raw.jsonl"
 _FREE = ("log_every", "save_every", "keep_checkpoints", "threads", "device")  # of Training: no answer to "which run is this?"
@@ -157,7 +158,8 @@ def run_job(job: Job, log: Log, directory: Path, told: Path, answer: Connection)
             raise ConfigError(f"{job.plan.algorithm}: its file was edited while the benchmark ran; the same command makes this run anew")
         dataset = datasets.load(job.task.dataset)
         begun = (directory / "config.json").exists()
-        ended = (directory / "policy").exists() and not (directory / "checkpoints").exists()  # its line was taken out of the raw file
+        # its line was taken out of the raw file
+        ended = (directory / "policy").exists() and not checkpoint.steps(directory / "checkpoints")
         result = run_experiment(
             job.plan, dataset, path=directory, source=job.task.dataset, environment=str(dataset.metadata["environment"]),
             environment_options=dataset.metadata.get("environment_options") or {}, logging=Logging(tensorboard=False, quiet=True),

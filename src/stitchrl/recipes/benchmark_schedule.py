@@ -105,7 +105,7 @@ def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, hear
         count = f"[{ended}/{len(jobs)}]"
         if kind == "row":
             append_raw(out / RAW, value)
-            shutil.rmtree(directories[key_of(value)] / "checkpoints", ignore_errors=True)  # not before: a kill between would cost the run
+            _remove(directories[key_of(value)] / "checkpoints")  # not before: a kill between would cost the run
             outcome.made += 1
             last, best = (sum(value[name]["scores"]) / len(value[name]["scores"]) for name in ("last", "best"))
             tell(f"{count} {title}: {value['measure']} {last:.1f}, best {best:.1f} ({value['seconds']:.0f} s); {duration(left)} left")
@@ -115,6 +115,16 @@ def _runs(jobs: list[Job], logs: dict[str, Log], out: Path, processes: int, hear
             append_raw(out / RAW, identity(job, logs[job.task.dataset].fingerprint) | {"error": str(value), "kind": kind})
             outcome.failed.append(f"{title}: {value}")
             tell(f"{count} {title}: {kind}: {value}")
+
+
+def _remove(checkpoints: Path) -> None:
+    """Removes a run's checkpoints: renamed first, so that a kill leaves all of them or none."""
+    gone = checkpoints.with_name("checkpoints.gone")
+    try:
+        checkpoints.rename(gone)
+    except OSError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _in_processes(work: Sequence[Work], processes: int, heard: list[int]) -> Iterator[tuple[str, tuple[str, Any]]]:

@@ -16,6 +16,11 @@ OGBENCH = {"ogbench": "1.2.2"}  # mazes, and the ant of all of them
 ATARI = GYMNASIUM | {"ale-py": "0.12.1", "opencv-python-headless": "5.0.0.93"}  # which makes frames smaller
 
 FINGERPRINTS: Mapping[str, str] = {
+    "ant/expert": "b36399f99c26e1e732e5f8c659ac60ec606d27e3096d684c3d42d94087844f0b",
+    "ant/medium": "b7b1efb7148fcf634ed72e72281052c2bd57da457083212e19c6cd696db0a3be",
+    "ant/medium-expert": "2d594006f429d235c757e39a8bce19cc15c238ebde2ae68b926027568b626e0c",
+    "ant/medium-replay": "4444ffe858f771d2d651f85ccc56124fe8ec2664b0e0870a844080907b1fe81e",
+    "ant/random": "ed435a5c46506104796382befbecfe141c388bd0696abc464d951708478c7069",
     "antmaze/large-diverse": "503c3c6a2c34f63ca6f0924d207080d18afa3520f023e1801b3cb968311c6647",
     "antmaze/large-explore": "ccf8b89729a1ea6a498b8ab581691df3895ffce6e3fb33928896420050864375",
     "antmaze/large-navigate": "7a0d03dee06f77567e6902c793a70523455392a4bafab9c6a821e85c953436d4",

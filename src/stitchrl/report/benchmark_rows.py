@@ -14,8 +14,10 @@ from stitchrl.core.errors import CheckpointError, ConfigError
 _KINDS: tuple[tuple[tuple[str, ...], Any, str], ...] = (
     (("suite", "dataset", "method", "config_hash", "dataset_hash", "date", "algorithm"), str, "a string"),
     (("seed", "steps"), int, "an integer"),
-    (("seconds", "log_return"), int | float, "a number"),
-    (("versions", "reference", "last", "best"), dict, "an object"),
+    (("seconds",), int | float, "a number"),
+    (("log_return",), int | float | None, "a number"),
+    (("versions", "last", "best"), dict, "an object"),
+    (("reference",), dict | None, "an object"),
 )
 
 
@@ -56,7 +58,7 @@ def _mistake(row: Mapping[str, Any]) -> str | None:
         for name in names:
             if name in row and (not isinstance(row[name], kind) or isinstance(row[name], bool)):
                 return f"{name} is {json.dumps(row[name])[:60]}; expected {told}"
-    for name in ("random", "expert") if "reference" in row else ():
+    for name in ("random", "expert") if row.get("reference") is not None else ():
         if not _finite([row["reference"].get(name)]):
             return f"reference has {name} {json.dumps(row['reference'].get(name))[:60]}; expected a number"
     for name in ("last", "best"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from stitchrl.report.page import INK, Section, box, drawing, figure, page, paragraph, plain, table, tiles
@@ -89,8 +90,7 @@ def provenance_words(selection: dict[str, Any]) -> str:
     runs = {p["run"]: p for c in selection["candidates"] if (p := c["provenance"]) is not None}
     counts = [p["online_episodes"] for p in runs.values()]
     unknown = sum(count is None for count in counts)
-    twice = sum(p.get("parent_episodes", 0) for p in runs.values() if p.get("parent") in runs)  # a run's own hold its parent's
-    known = sum(count for count in counts if count is not None) - twice
+    known = sum(count for count in counts if count is not None) - _counted_twice(list(runs.values()))
     used = sum(p["evaluations"] for p in runs.values())
     learning = " and in learning online" if any(p.get("parent") for p in runs.values()) else ""
     if not counts or unknown == len(counts):
@@ -107,6 +107,16 @@ def provenance_words(selection: dict[str, Any]) -> str:
     if any(p["same_data"] for p in runs.values()):
         text += " Some runs were trained on the very log that judges them here: their estimates lean upwards; judge by episodes held back."
     return text
+
+
+def _counted_twice(runs: list[dict[str, Any]]) -> int:
+    """Episodes of runs that others went on from, which count them as theirs: all but once of each."""
+    own = {Path(p["run"]).resolve() for p in runs if p["online_episodes"] is not None}
+    taken: dict[Path, list[int]] = {}
+    for p in runs:
+        if p.get("parent") is not None:
+            taken.setdefault(Path(p["parent"]).resolve(), []).append(p["parent_episodes"])
+    return sum(sum(counts) - (0 if parent in own else max(counts)) for parent, counts in taken.items())
 
 
 def selection_page(selection: dict[str, Any]) -> str:

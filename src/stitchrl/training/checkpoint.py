@@ -89,13 +89,12 @@ def load_newest(directory: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def restore(learner: Learning, checkpoints: Path, last: int) -> float:
     """Goes back to the newest complete checkpoint, if there is one; returns the seconds that the run had taken.
 
-    Raises CheckpointError where more than `last` steps are done already, or where a run has ended and its checkpoints are gone.
+    Raises CheckpointError where more than `last` steps are done already, or where a run has learned, saved its policy, and lost its checkpoints.
     """
     if not steps(checkpoints):
-        told = checkpoints.parent / "metrics.jsonl"
-        if (
-            (checkpoints.parent / "policy").exists() and told.is_file() and told.stat().st_size
-        ):  # a stop before the first step leaves a policy, too
+        metrics = checkpoints.parent / "metrics.jsonl"
+        has_learned = metrics.is_file() and metrics.stat().st_size > 0  # a stop before the first step leaves a policy, too
+        if has_learned and (checkpoints.parent / "policy").exists():
             raise CheckpointError(f"{checkpoints.parent}: holds a policy and no checkpoint to go on from; --overwrite trains it anew")
         return 0.0
     tensors, extra = load_newest(checkpoints)

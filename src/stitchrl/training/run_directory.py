@@ -12,6 +12,7 @@ from typing import Any
 
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.files import locked, read_json, write_json
+from stitchrl.core.records import record_lines
 from stitchrl.core.settings import nearest
 
 # What may differ between a run and its resume without another answer to "which run is this?"
@@ -66,34 +67,44 @@ def begin(path: Path, config: Mapping[str, Any], *, resume: bool, step: int = 0,
         write_json(path / "config.json", config)
         return
     before = read_json(path / "config.json")
-    told = changed(before, config)
-    differences = {name: line for name, line in told.items() if not _covered(name, FREE) and name not in _FOLLOWS}
+    own = _flat(before)
+    differences = {
+        name: line
+        for name, line in changed(before, config).items()
+        if not _covered(name, FREE) and name not in _FOLLOWS or _judges(name) and name in own  # what no earlier version had is no change
+    }
     if step >= steps:
-        _refuse_late(path, step, differences | {name: line for name, line in told.items() if _covered(name, _JUDGING)})
+        _refuse_late(path, step, differences)
     else:
         _set_aside(path, step)
     changes = [*before.get("changes", []), *([{"step": step, "changed": list(differences.values())}] if differences else [])]
     write_json(path / "config.json", {**config, **({"changes": changes} if changes else {})})
 
 
+def _judges(name: str) -> bool:
+    """Whether a setting says how policies are judged, and not only with how many processes."""
+    return _covered(name, _JUDGING) and name != "evaluation.processes"
+
+
 def _refuse_late(path: Path, step: int, differences: Mapping[str, str]) -> None:
     """Raises CheckpointError for differences that come after the last step, unless they are of an evaluation that is still to be made."""
-    late = [line for name, line in differences.items() if _evaluated(path, step) or not _covered(name, _JUDGING)]
-    if late:
+    done = _evaluated(path, step)
+    refused = [line for name, line in differences.items() if name != "training.steps" and (done or not _judges(name))]
+    if refused:
         raise CheckpointError(
-            f"{path}: has taken all its {step:,} steps, so nothing is left to honour that {'; '.join(late)}. Give more steps "
+            f"{path}: has taken all its {step:,} steps, so nothing is left to honour that {'; '.join(refused)}. Give more steps "
             f"(--allow-change training.steps), or leave these as they were; `stitchrl evaluate {path}` judges the policy anew"
         )
 
 
 def _evaluated(path: Path, step: int) -> bool:
-    """Whether evaluations.jsonl has a line of this step."""
+    """Whether evaluations.jsonl has a whole line of this step."""
     file = path / "evaluations.jsonl"
-    return file.is_file() and any(f'"step": {step},' in line for line in file.read_text(encoding="utf-8").splitlines())
+    return file.is_file() and any(line["step"] == step for _, line in record_lines(file) if line is not None)
 
 
 def _set_aside(path: Path, step: int) -> None:
-    """Moves what was said of the policy of `step`, which is to learn on, to earlier/step_N."""
+    """Moves what was said of the policy that is there, which is to learn on from `step`, to earlier/step_N."""
     found = sorted(entry.name for pattern in OF_ONE_POLICY for entry in path.glob(pattern))
     if not found:
         return
@@ -101,7 +112,7 @@ def _set_aside(path: Path, step: int) -> None:
     older.mkdir(parents=True, exist_ok=True)
     for name in found:
         os.replace(path / name, older / name)
-    warnings.warn(f"{path}: {', '.join(found)} are of the policy at step {step:,}, which learns on; kept in {older}", stacklevel=3)
+    warnings.warn(f"{path}: {', '.join(found)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3)
 
 
 def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
@@ -114,7 +125,7 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
             raise CheckpointError(f"{file}: not a run's; expected what `stitchrl train` wrote. Bring that back, or choose another --run")
         _check_names(allow_change, {**_flat(before), **_flat(config)})
         differences = changed(before, config)
-        _check_held_out(path, differences, before)
+        _check_held_out(path, differences, before, config)
         free = (*FREE, *allow_change)
         refused = {
             name: line for name, line in differences.items() if not _covered(name, free) and not _covered(_FOLLOWS.get(name, name), free)
@@ -136,13 +147,14 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
         )
 
 
-def _check_held_out(path: Path, differences: Mapping[str, str], before: Mapping[str, Any]) -> None:
-    """Raises CheckpointError where other episodes would be held out than those that were not learned from so far."""
+def _check_held_out(path: Path, differences: Mapping[str, str], before: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError where episodes would be held out of which some may have been learned from so far."""
     share, log = "preprocessing.held_out", "data.fingerprint"
-    of_both = share if share in differences else log if log in differences and _flat(before).get(share) else None
-    if of_both is not None:
+    was, now = (float(_flat(each).get(share) or 0) for each in (before, config))
+    name = share if now > was else log if log in differences and now else None  # a smaller share holds out some of the same
+    if name is not None and any((path / "checkpoints").glob("step_*")):
         raise CheckpointError(
-            f"{path}: {differences[of_both]}: of the episodes that it would hold out, some were learned from already. Train anew, in another --run"
+            f"{path}: {differences[name]}: of the episodes that it would hold out, some were learned from already. Train anew, in another --run"
         )
 
 

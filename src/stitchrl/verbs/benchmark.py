@@ -99,9 +99,10 @@ def table(arguments: Sequence[str]) -> int:
     if not file.is_file():
         if (out / "config.json").is_file():
             raise ConfigError(f"{out}: is a run's directory; give the one that `stitchrl benchmark run` wrote raw.jsonl to as --out")
-        if a.suite is not None:
-            suite(re.sub(r"-\d+-steps$", "", a.suite))  # an unknown one is told as such
-        how = "".join(f" --{name} {value}" for name, value in (("suite", a.suite), ("out", a.out)) if value is not None)
+        name, steps = re.fullmatch(r"(.*?)(?:-(\d+)-steps)?", a.suite or Run.suite).groups()  # type: ignore[union-attr]
+        suite(name)  # an unknown one is told as such
+        where = None if a.out is None else a.out.parent if a.out.suffix else a.out
+        how = "".join(f" --{word} {value}" for word, value in (("suite", name), ("steps", steps), ("out", where)) if value is not None)
         raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run{how}` writes one. Give its directory as --out")
     text = _page(of_suite(read_raw(file), a.suite, file), a.level)
     if a.to is not None:

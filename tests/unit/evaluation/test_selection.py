@@ -432,6 +432,27 @@ def test_the_verb_reads_runs_their_critics_and_their_history(tmp_path: Path) -> 
         run_selection(Select(runs=(), data="x"), estimates)
 
 
+def test_what_a_parent_used_is_counted_once(tmp_path: Path) -> None:
+    def words(*runs: tuple[str, int | None, str | None]) -> str:
+        said = [
+            {
+                "run": run,
+                "online_episodes": count,
+                "evaluations": 1,
+                "same_data": False,
+                "parent": parent,
+                "parent_episodes": 5 if parent else 0,
+            }
+            for run, count, parent in runs
+        ]
+        return provenance_words({"candidates": [{"provenance": p} for p in said]})
+
+    assert "14 online episodes" in words(("p", 5, None), ("a", 14, "p"))
+    assert "19 online episodes" in words(("a", 14, "p"), ("b", 10, "p"))  # theirs 9 and 5, and the parent's 5
+    assert "19 online episodes" in words((str(Path("p").resolve()), 5, None), ("a", 14, "p"), ("b", 10, "p"))
+    assert "14 online episodes are recorded, and for 1 of 2 runs" in words(("p", None, None), ("a", 14, "p"))
+
+
 def test_the_python_face_ranks_as_the_verb_does(tmp_path: Path) -> None:
     import stitchrl
     from stitchrl.core.records import Logging
