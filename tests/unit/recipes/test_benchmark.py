@@ -241,7 +241,7 @@ def test_the_newest_settings_count_and_the_page_says_so() -> None:
     assert "FAILED" in benchmark_table([old, lost], published, SOURCE) and "FAILED" not in benchmark_table([lost, old], published, SOURCE)
     half = benchmark_table([old, row("made/log", "bc", 1, 2.0)], published, SOURCE, 0.5)
     assert "its 50 % stratified-bootstrap interval" in half and "their 50 % interval covers less than that" in half and "95" not in half
-    with pytest.raises(CheckpointError, match="the line of hopper/medium bc seed 0 has no 'best'"):
+    with pytest.raises(CheckpointError, match="the line of made/log bc seed 0 has no 'best'"):
         benchmark_table([old, {k: v for k, v in old.items() if k != "best"}], published, SOURCE)
     with pytest.raises(CheckpointError, match="no run came to its end"):
         benchmark_table([row("a", "b", 0, 0.0, error="lost")], published, SOURCE)
