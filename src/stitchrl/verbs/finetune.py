@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -115,3 +116,4 @@ def _tell(path: Path, result: Any) -> None:
     words = "; ".join(f"return {value:.4g} at step {step:,}" for step, value in (means[:1] + means[-1:] if len(means) > 1 else means))
     alarms = "".join(f"; ALARM: {alarm.sentence}" for alarm in result.alarms)
     print(f"{path}: {result.step:,} steps in the environment; {words}{alarms}\nreport: {path / 'report.html'}", file=sys.stdout)
+    print(f"in a hundred new episodes: {shlex.join(['stitchrl', 'evaluate', str(path)])}")
