@@ -68,7 +68,7 @@ class Records:
 
     def metrics_so_far(self) -> list[dict[str, Any]]:
         """Returns the lines of metrics.jsonl, oldest first."""
-        return self._lines("metrics.jsonl")
+        return [line for _, line in record_lines(self.directory / "metrics.jsonl") if line is not None]
 
     def alarms(self, lines: Sequence[Mapping[str, Any]]) -> None:
         """Writes lines of alarms.jsonl; the file is there from the first line of metrics on, also while nothing is wrong."""
@@ -79,7 +79,7 @@ class Records:
 
     def evaluation_of(self, step: int) -> dict[str, Any] | None:
         """Returns the line of evaluations that a step has, or None."""
-        return next((line for line in self._lines("evaluations.jsonl") if line["step"] == step), None)
+        return line_of(self.directory / "evaluations.jsonl", step)
 
     def evaluation(self, line: Mapping[str, Any]) -> None:
         """Writes one line of evaluations, and the means of its returns as metrics elsewhere."""
@@ -92,10 +92,6 @@ class Records:
             if line.get(name):
                 means[f"evaluation/{name}"] = line[name]
         self._send(int(line["step"]), means)
-
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        file = self.directory / name
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
 
     def _append(self, name: str, line: Any) -> None:
         self._write(name, to_json_line(line) + "\n")
@@ -121,15 +117,20 @@ class Records:
 
 
 def record_lines(path: Path) -> list[tuple[str, dict[str, Any] | None]]:
-    """Returns the lines of a records file, each as it stands and as it reads: None where it tells no step."""
+    """Returns the lines of a records file, none where there is no file, each as it stands and as it reads: None where it tells no step."""
     found: list[tuple[str, dict[str, Any] | None]] = []
-    for text in path.read_text(errors="replace").splitlines():
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         try:
             line = json.loads(text)
             found.append((text, line if isinstance(line["step"], int) else None))
         except (ValueError, KeyError, TypeError):
             found.append((text, None))
     return found
+
+
+def line_of(path: Path, step: int) -> dict[str, Any] | None:
+    """Returns the first whole line that a records file has of a step, or None."""
+    return next((line for _, line in record_lines(path) if line is not None and line["step"] == step), None)
 
 
 def cut_after(path: Path, step: int) -> None:

@@ -34,7 +34,7 @@ def open_atari(id: str, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     if "frameskip" in options:
         raise ConfigError(
             f"environment {id!r} is seen here as agents have seen it since DQN ({', '.join(DEFAULTS)}), not with ALE's own frameskip "
-            f"({options['frameskip']}), as a log of its raw frames would have it; stay offline with such a log (--env none)"
+            f"({options['frameskip']}), as a log of its raw frames would have it; train offline from such a log (--env none)"
         )
     chosen = DEFAULTS | {name: value for name, value in options.items() if name in DEFAULTS}
     depth = chosen.pop("frame_stack")

@@ -45,7 +45,7 @@ def check_named(id: str) -> str:
     if ":" in id:
         raise ConfigError(
             f"the log names the environment {id!r}, which is of a module: to open it would run the module, which takes your word; name it "
-            f"yourself (--env {id}), or stay offline (--env none)"
+            f"yourself (--env {id}), or train offline (--env none)"
         )
     return id
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from stitchrl.core.errors import CheckpointError
 from stitchrl.core.files import locked, read_json, write_json
-from stitchrl.core.records import record_lines
+from stitchrl.core.records import line_of
 from stitchrl.core.settings import nearest
 
 # What may differ between a run and its resume without another answer to "which run is this?"
@@ -88,19 +88,13 @@ def _judges(name: str) -> bool:
 
 def _refuse_late(path: Path, step: int, differences: Mapping[str, str]) -> None:
     """Raises CheckpointError for differences that come after the last step, unless they are of an evaluation that is still to be made."""
-    done = _evaluated(path, step)
+    done = line_of(path / "evaluations.jsonl", step) is not None
     refused = [line for name, line in differences.items() if name != "training.steps" and (done or not _judges(name))]
     if refused:
         raise CheckpointError(
             f"{path}: has taken all its {step:,} steps, so nothing is left to honour that {'; '.join(refused)}. Give more steps "
             f"(--allow-change training.steps), or leave these as they were; `stitchrl evaluate {path}` judges the policy anew"
         )
-
-
-def _evaluated(path: Path, step: int) -> bool:
-    """Whether evaluations.jsonl has a whole line of this step."""
-    file = path / "evaluations.jsonl"
-    return file.is_file() and any(line["step"] == step for _, line in record_lines(file) if line is not None)
 
 
 def _set_aside(path: Path, step: int) -> None:

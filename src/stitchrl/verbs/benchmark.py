@@ -89,7 +89,6 @@ def run(arguments: Sequence[str]) -> int:
 def table(arguments: Sequence[str]) -> int:
     """Prints the table of raw lines."""
     a = parse(Table, arguments, "stitchrl benchmark table", "The tables of a benchmark, made from its raw lines alone.")
-    from stitchrl.recipes.benchmark_suites import suite
     from stitchrl.report.benchmark_rows import of_suite, read_raw
 
     check_settings(a, "stitchrl benchmark table")
@@ -97,18 +96,25 @@ def table(arguments: Sequence[str]) -> int:
     out = DEFAULT_OUT / (a.suite or Run.suite) if a.out is None else a.out
     file = out if out.is_file() else out / "raw.jsonl"
     if not file.is_file():
-        if (out / "config.json").is_file():
-            raise ConfigError(f"{out}: is a run's directory; give the one that `stitchrl benchmark run` wrote raw.jsonl to as --out")
-        name, steps = re.fullmatch(r"(.*?)(?:-(\d+)-steps)?", a.suite or Run.suite).groups()  # type: ignore[union-attr]
-        suite(name)  # an unknown one is told as such
-        where = None if a.out is None else a.out.parent if a.out.suffix else a.out
-        how = "".join(f" --{word} {value}" for word, value in (("suite", name), ("steps", steps), ("out", where)) if value is not None)
-        raise ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run{how}` writes one. Give its directory as --out")
+        raise _no_lines(a, out)
     text = _page(of_suite(read_raw(file), a.suite, file), a.level)
     if a.to is not None:
         write_atomically(a.to, text.encode())
     print(text, end="")
     return 0
+
+
+def _no_lines(a: Table, out: Path) -> ConfigError:
+    """What to tell where there is no raw file; raises ConfigError for a suite that is unknown."""
+    from stitchrl.recipes.benchmark_suites import suite  # slow: it loads PyTorch, which a table does without
+
+    if (out / "config.json").is_file():
+        return ConfigError(f"{out}: is a run's directory; give the one that `stitchrl benchmark run` wrote raw.jsonl to as --out")
+    name, steps = re.fullmatch(r"(.*?)(?:-(\d+)-steps)?", a.suite or Run.suite).groups()  # type: ignore[union-attr]
+    suite(name)
+    where = None if a.out is None else a.out.parent if a.out.suffix else a.out
+    how = "".join(f" --{word} {value}" for word, value in (("suite", name), ("steps", steps), ("out", where)) if value is not None)
+    return ConfigError(f"{out}: holds no raw.jsonl; `stitchrl benchmark run{how}` writes one. Give its directory as --out")
 
 
 def _jobs(a: Run) -> list[Any]:
