@@ -292,10 +292,7 @@ def test_a_directory_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
     for more in ((), ("--overwrite",)):
         ended = stitchrl(tmp_path, "train", "bc", "--data", npz(tmp_path), "--run", work, *LONG, *more)
         ended.refused("not a run", "--run")
-    assert (work / "deep" / "thesis.txt").read_text() == "years" and sorted(p.name for p in work.iterdir() if p.name != "lock") == [
-        "config.json",
-        "deep",
-    ]
+    assert (work / "deep" / "thesis.txt").read_text() == "years" and sorted(p.name for p in work.iterdir()) == ["config.json", "deep"]
 
 
 def test_overwrite_replaces_a_run_and_follows_no_link(tmp_path: Path, killed: Path, cache: dict[str, str], uninterrupted: Path) -> None:
@@ -330,6 +327,7 @@ def test_resume_and_overwrite_together_are_refused(tmp_path: Path, killed: Path,
 def test_nothing_to_resume_is_told(tmp_path: Path) -> None:
     ended = stitchrl(tmp_path, "train", "bc", "--data", npz(tmp_path), "--run", "run", *LONG, "--resume")
     ended.refused("no run to resume here", "--resume")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_refused_before_its_first_step_is_no_run(tmp_path: Path, cache: dict[str, str]) -> None:
@@ -392,6 +390,7 @@ def test_what_no_step_is_left_to_honour_is_refused_and_what_changed_is_kept_by_s
     (changes,) = json.loads((tmp_path / "run" / "config.json").read_text())["changes"]
     assert changes["step"] == 4 and changes["changed"] == ["settings.learning_rate is 0.01 and was 0.0003", "training.steps is 6 and was 4"]
     assert "changed at step 4: `settings.learning_rate is 0.01 and was 0.0003`" in (tmp_path / "run" / "card.md").read_text()
+    assert "settings.learning_rate is 0.01 and was 0.0003; training.steps is 6" in (tmp_path / "run" / "report.html").read_text()
     stitchrl(tmp_path, *line, "--steps", 7, "--settings.learning-rate", 0.01, "--allow-change", "training.steps").succeeded()
     assert [change["step"] for change in json.loads((tmp_path / "run" / "config.json").read_text())["changes"]] == [4, 6]
 

@@ -60,8 +60,7 @@ def _training(run: Run) -> list[str]:
     seeds = ", ".join(map(str, run.seeds)) or "unknown"
     lines = [f"- algorithm: {_code(run.algorithm)}, StitchRL {run.config.get('version', 'version unknown')}", f"- seeds: {seeds}"]
     lines += [f"- {name}: {_code(value)}" for name, value in run.training.items()]
-    for change in run.config.get("changes") or []:
-        lines.append(f"- changed at step {change.get('step'):,}: {'; '.join(map(_code, change.get('changed', [])))}")
+    lines += [f"- changed at step {step:,}: {'; '.join(map(_code, changed))}" for step, changed in run.changes]
     if parent := run.config.get("parent"):
         began = f"went on from {_code(parent.get('path'))} (its step {parent.get('step'):,})"
         lines.append(f"- online phase: {began} in {_code(run.environment)}; steps are each seed's in that environment")

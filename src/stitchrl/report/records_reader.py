@@ -95,6 +95,11 @@ class Run:
     def seeds(self) -> list[int]:
         return [int(s) for s in self.config.get("seeds", [])]
 
+    @property
+    def changes(self) -> list[tuple[int, list[str]]]:
+        """What a resume was allowed to change: the step at which it was, and a line for each setting."""
+        return [(int(change["step"]), [str(line) for line in change["changed"]]) for change in self.config.get("changes", [])]
+
 
 def _mapping(value: Any) -> dict[str, Any]:
     return dict(value) if isinstance(value, Mapping) else {}

@@ -199,6 +199,9 @@ def _settings(run: Run) -> str:
         rows = list(flatten(value).items()) if isinstance(value, dict) else []
         if rows:
             parts.append(table(["", ""], [[name, _cell(v)] for name, v in rows], run.algorithm if title == "settings" else title))
+    if run.changes:
+        changes = [[f"{step:,}", "; ".join(changed)] for step, changed in run.changes]
+        parts.append(table(["at step", ""], changes, "changed on the way; above is what it was at the end"))
     seeds = ", ".join(map(str, run.seeds)) or "unknown"
     parts.append(paragraph(f"StitchRL {run.config.get('version', 'version unknown')}; seeds {seeds}.", "soft"))
     return "".join(parts)

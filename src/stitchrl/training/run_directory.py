@@ -46,6 +46,7 @@ def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bo
         raise CheckpointError(f"{path}: --resume continues the run that is there and --overwrite replaces it; give one of them")
     with ExitStack() as stack:
         try:
+            _refuse_foreign(path, resume)
             path.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(path))
             _check(path, config, resume, overwrite, allow_change)
@@ -109,11 +110,23 @@ def _set_aside(path: Path, step: int) -> None:
     warnings.warn(f"{path}: {', '.join(found)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3)
 
 
+def _refuse_foreign(path: Path, resume: bool) -> None:
+    """Raises CheckpointError for a directory that is no run's, before anything of ours is put into it."""
+    file = path / "config.json"
+    if resume and not file.exists():
+        raise CheckpointError(f"{path}: no run to resume here (no config.json); leave --resume out to start one")
+    if not resume and path.exists() and _present(path) and not _is_run(file):
+        raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
+
+
+def _present(path: Path) -> set[str]:
+    """Returns the names of what is in a directory, without what a process holds it by or a kill left."""
+    return {entry.name for entry in path.iterdir() if not _unfinished(entry.name)} - {"lock", PROBE}
+
+
 def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool, allow_change: Sequence[str]) -> None:
     file = path / "config.json"
     if resume:
-        if not file.exists():
-            raise CheckpointError(f"{path}: no run to resume here (no config.json); leave --resume out to start one")
         before = read_json(file)
         if not isinstance(before, dict) or not before:
             raise CheckpointError(f"{file}: not a run's; expected what `stitchrl train` wrote. Bring that back, or choose another --run")
@@ -132,10 +145,7 @@ def _check(path: Path, config: Mapping[str, Any], resume: bool, overwrite: bool,
                 f"{path}: not the run that is there: {'; '.join(refused.values())}. Resume with the same settings, or allow it with --allow-change"
             )
         return
-    present = {entry.name for entry in path.iterdir() if not _unfinished(entry.name)} - {"lock", PROBE}
-    if present and not _is_run(file):
-        raise CheckpointError(f"{path}: not empty and not a run; choose another directory with --run")
-    if present - BEGUN and not overwrite:
+    if _present(path) - BEGUN and not overwrite:
         raise CheckpointError(
             f"{path}: already holds a run; continue it with --resume, replace it with --overwrite, or choose another with --run"
         )
