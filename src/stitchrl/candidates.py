@@ -23,6 +23,7 @@ from stitchrl.evaluation.selection import Estimates, Provenance, Selection, sele
 from stitchrl.experiment import split_held_out
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
+from stitchrl.trust_sides import known_as, prints_of
 
 OF_CRITICS = ("believed", "td_error")
 
@@ -67,10 +68,10 @@ def select_runs(
     log = seen_by(agents[0], judged_on)
     check_rewards_told(log, "every estimate", "")
     discount = _discount(asked, agents, log)
-    names, fingerprint = _names(runs, agents), judged_on.fingerprint()
+    names, prints = _names(runs, agents), prints_of(judged_on)
     read = []
     for one, agent, name in zip(runs, agents, names, strict=True):
-        read.append(_candidates(one, agent, name, log, fingerprint, asked, discount, source, notes))
+        read.append(_candidates(one, agent, name, log, prints, asked, discount, source, notes))
     made = select(
         [t for found in read for t in found.targets], log, estimate or partial(estimates, quick=asked.quick), discount=discount,
         selector=asked.selector, others={name: [v for found in read for v in found.scores[name]] for name in OF_CRITICS},
@@ -78,7 +79,7 @@ def select_runs(
         provenance=[p for found in read for p in found.provenance],
         truth=[v for found in read for v in found.recorded] if asked.against_recorded else None,
     )  # fmt: skip
-    data = {"source": source, "fingerprint": fingerprint, "episodes": judged_on.episodes}
+    data = {"source": source, "fingerprint": prints[0], "episodes": judged_on.episodes}
     return replace(made, notes=(*notes, *made.notes), data=data)
 
 
@@ -98,13 +99,13 @@ def _candidates(
     agent: Agent,
     name: str,
     log: Dataset,
-    fingerprint: str,
+    prints: tuple[str, str],
     asked: Asked,
     discount: float,
     source: str,
     notes: list[str],
 ) -> _Read:
-    """`log` as the policies see it; `fingerprint` of it as it was read, by which a run knows it."""
+    """`log` as the policies see it; `prints` of it as it was read, by which a run knows it."""
     check_fits(agent.spec, log.spec, f"the log {source}")
     targets: list[Target] = []
     for seed in agent.seeds:
@@ -124,7 +125,7 @@ def _candidates(
             if asked.selector in OF_CRITICS:
                 raise
             notes.append(f"{name}: no scores of the critic: {error}")  # they are only compared with
-        history, recorded = _history(Path(run), fingerprint, discount)
+        history, recorded = _history(Path(run), prints, discount)
     scores = {"believed": [*(critic.believed or nothing)], "td_error": [*(critic.td_error or nothing)]}
     return _Read(targets, scores, [history] * len(targets), recorded or nothing)
 
@@ -144,10 +145,10 @@ def _names(runs: Sequence[str | Path | Agent], agents: Sequence[Agent]) -> list[
 
 def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dataset, list[str]]:
     """The episodes that all runs kept out of their training, where they learned from this log and kept the same share; else the log."""
-    shares, fingerprint = set(), dataset.fingerprint()
+    shares, prints = set(), prints_of(dataset)
     for one in runs:
         config = {} if isinstance(one, Agent) or not (Path(one) / "policy").is_dir() else read_json(Path(one) / "config.json")
-        same = config.get("data", {}).get("fingerprint") == fingerprint
+        same = known_as(config.get("data", {}), prints) == "these"
         shares.add(float(config.get("preprocessing", {}).get("held_out", 0.0)) if same else 0.0)
     share = min(shares)
     if len(shares) > 1 or not share:
@@ -155,13 +156,12 @@ def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dat
     return split_held_out(dataset, share)[1], [f"judged by the {share:.0%} of the episodes that these runs held out"]
 
 
-def _history(path: Path, fingerprint: str, discount: float) -> tuple[Provenance, list[float | None] | None]:
+def _history(path: Path, prints: tuple[str, str], discount: float) -> tuple[Provenance, list[float | None] | None]:
     """What the run's files tell of its use of the environment, and the last values recorded there by this discount, one for each seed."""
     if not (path / "config.json").is_file() or not (path / "policy").is_dir():
         return Provenance(str(path)), None  # a saved policy alone: nothing is known of how it came about
     run = read_run(path)
-    learned = run.data.get("fingerprint")
-    same = None if learned is None else learned == fingerprint
+    same = None if run.data.get("fingerprint") is None else known_as(run.data, prints) != "another"
     offline = "environment" in run.config and run.config["environment"] is None
     if not run.evaluations:  # an environment is named and no evaluation is recorded: its file may be gone
         return Provenance(str(path), 0 if offline else None, 0, same), None

@@ -367,6 +367,7 @@ def describe(
             "source": source,
             "name": str(metadata.get("name", source)),
             "fingerprint": dataset.fingerprint(),
+            "steps_fingerprint": dataset.steps_fingerprint(),
             "episodes": dataset.episodes,
             "steps": len(dataset),
             "transforms": [t.description for t in transforms],

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -52,14 +52,27 @@ def discount_of(dataset: Dataset) -> float:
     return 1.0 if bool(np.asarray(dataset.terminals)[dataset.offsets[1:] - 1].all()) else 0.99
 
 
+def prints_of(dataset: Dataset) -> tuple[str, str]:
+    """Returns what a log is known by: as it was read, and by its steps alone."""
+    return dataset.fingerprint(), dataset.steps_fingerprint()
+
+
+def known_as(data: Mapping[str, Any], prints: tuple[str, str]) -> Literal["these", "reread", "another"]:
+    """Whether a log is the one that a run's config tells of: that one, the same steps with other columns beside them, or another."""
+    if data.get("fingerprint") == prints[0]:
+        return "these"
+    return "reread" if data.get("steps_fingerprint") == prints[1] else "another"  # no run of before has it
+
+
 def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tuple[Dataset | None, Dataset, Provenance]:
     """The episodes a run learned from where they are known to be others, those to judge on, and where the policy comes from."""
     if run is None or "data" not in config:
         return None, dataset, Provenance("unknown", None)
     online = online_episodes(read_run(run))  # an online phase's: also those of the run before it; the steps it learned from are told too
     own = int(config["training"]["steps"]) if "online" in config else 0
-    if config["data"]["fingerprint"] != dataset.fingerprint():
-        return None, dataset, Provenance("others", online, own)
+    known = known_as(config["data"], prints_of(dataset))
+    if known != "these":
+        return None, dataset, Provenance(known, online, own)
     held_out = float(config.get("preprocessing", {}).get("held_out", 0.0))
     if not held_out:
         return None, dataset, Provenance("these", online, own)

@@ -52,6 +52,24 @@ def test_without_held_out_episodes_the_report_says_that_it_flatters(tmp_path: Pa
     assert "flatters" in found["selection"]["words"]
 
 
+def test_the_log_it_learned_from_is_known_by_its_steps_and_another_is_not_said_to_be_held_out(tmp_path: Path) -> None:
+    dataset = log()
+    run = trained(tmp_path / "run", dataset, 0.4)
+    more = {**dataset.columns, "infos/policy_id": np.arange(len(dataset)) % 2}
+    reread = Dataset(dataset.spec, more, dataset.offsets, dataset.final_observations, dataset.metadata)
+    half = dataset.select(np.arange(150))
+    for judged, words in (
+        (reread, "read with other columns"),
+        (half, "another log than it was trained on; that they have no episode in common"),
+    ):
+        found = stitchrl.trust(run, judged, quick=True).record
+        assert found["data"]["episodes"] == judged.episodes
+        assert words in found["selection"]["words"]
+        assert next(c for c in found["checks"] if c["name"] == "selection")["status"] == ("warn" if judged is reread else "pass")
+    told = [one.provenance.same_data for one in stitchrl.select([run], reread, quick=True).candidates if one.provenance is not None]
+    assert told.count(True) == 1
+
+
 def test_a_log_without_rewards_estimates_nothing(tmp_path: Path) -> None:
     told = log(40)
     columns = {**told.columns, "rewards": np.zeros(len(told), np.float32)}

@@ -209,8 +209,16 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """Returns the sha256 of spec, columns, offsets and final observations; metadata and storage do not matter."""
-        digest = hashlib.sha256(json.dumps(self.spec.to_json(), sort_keys=True).encode())
-        arrays = {**{f"columns/{name}": column for name, column in self.columns.items()}, "offsets": self.offsets}
+        return self._hashed(self.columns, json.dumps(self.spec.to_json(), sort_keys=True))
+
+    def steps_fingerprint(self) -> str:
+        """Returns the sha256 of what was seen, done and earned, however the log was read: with or without groups and further columns."""
+        names = ("observations", "actions", "rewards", "terminals", "timeouts")
+        return self._hashed({name: self.columns[name] for name in names}, "")
+
+    def _hashed(self, columns: Mapping[str, Array], beside: str) -> str:
+        digest = hashlib.sha256(beside.encode())
+        arrays = {**{f"columns/{name}": column for name, column in columns.items()}, "offsets": self.offsets}
         arrays["final_observations"] = self.final_observations
         for name in sorted(arrays):
             array = arrays[name]

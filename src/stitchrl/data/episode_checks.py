@@ -29,6 +29,13 @@ def check_reading(dataset: Dataset) -> list[Finding]:
         )
         severity: Severity = "note" if noted.get("layout") == "ogbench" else "warning"
         found.append(Finding("dropped-step", severity, message, "terminals", (), (), dropped, advice))
+    if left := [str(name) for name in noted.get("columns_left_out") or ()]:
+        shown = ", ".join(map(repr, left[:SHOWN])) + (f" and {len(left) - SHOWN:,} more" if len(left) > SHOWN else "")
+        advice = "Rename what is one of the columns that are read (docs/data.md), or name further ones with infos when reading."
+        named = any(name.removeprefix("infos/").startswith("episode") for name in left)  # which would have told where episodes end
+        found.append(
+            Finding("columns-left-out", "warning" if named else "note", f"the file has {shown}, not read", "", (), (), len(left), advice)
+        )
     if both := int(noted.get("terminal_and_timeout") or 0):
         message = f"{both:,} steps of the file were marked both terminal and timeout"
         advice = "They count as terminals. Clear the terminal where only the clock ended the episode."

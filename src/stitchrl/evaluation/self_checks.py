@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from scipy.sparse import csr_array, hstack, vstack
 
-from stitchrl.core.errors import DataError
+from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.intervals import Interval
 from stitchrl.core.spec import Discrete
 from stitchrl.data.dataset import Dataset
@@ -25,6 +25,7 @@ from stitchrl.evaluation.evidence import Estimate, TableTarget, Target
 Array = np.ndarray[Any, np.dtype[Any]]
 
 LOGGERS = 4  # left out at most, those of the most episodes; of real-valued states, where each takes long, one
+USUAL_LOGGERS = "infos/policy_id"
 FEWEST = 30  # episodes of a logger that is left out
 REPLICATIONS = 5
 EPISODES = 2_000  # of a replication at most
@@ -62,14 +63,22 @@ def placebo(dataset: Dataset, behaviour: Behaviour, how: How) -> list[Found]:
     return [_found(e.name, e.interval, judged.logged.interval, paired=True) for e in judged.estimates if e.interval is not None]
 
 
-def leave_one_logger_out(dataset: Dataset, how: How, column: str = "infos/policy_id") -> list[Found]:
+def check_loggers(dataset: Dataset, column: str) -> None:
+    """Raises ConfigError for a column that was asked for and is not there; the usual one may be missing."""
+    if column != USUAL_LOGGERS and not {column, f"infos/{column}"} & set(dataset.columns):
+        raise ConfigError(f"loggers is '{column}'; the data have no such column, but {', '.join(sorted(dataset.columns))}")
+
+
+def leave_one_logger_out(dataset: Dataset, how: How, column: str = USUAL_LOGGERS) -> list[Found]:
     """Returns, for each logger with enough episodes, its value as estimated from the others' episodes beside what it earned.
 
-    column: which logger acted, one value for each episode. Raises DataError, with "not run: …", where the log does not tell.
+    column: which logger acted, one value for each episode, with or without its "infos/". Raises DataError, with "not run: …", where the log
+    does not tell.
     """
-    if column not in dataset.columns:
+    name = column if column in dataset.columns else f"infos/{column}"
+    if name not in dataset.columns:
         raise DataError(f"not run: the log has no column '{column}' that tells its loggers apart")
-    logger = np.asarray(dataset.columns[column])[dataset.offsets[:-1]]
+    logger = np.asarray(dataset.columns[name])[dataset.offsets[:-1]]
     names, counts = np.unique(logger, return_counts=True)
     finite = isinstance(dataset.spec.observation, Discrete) and isinstance(dataset.spec.action, Discrete)
     chosen = names[np.argsort(-counts, kind="stable")][: LOGGERS if finite else 1]

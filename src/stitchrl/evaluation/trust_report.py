@@ -23,7 +23,7 @@ from stitchrl.evaluation.estimates import How, Judged, judge
 from stitchrl.evaluation.evidence import Clock, Difference, Estimate, Target
 from stitchrl.evaluation.importance_sampling import behaviour_value, weighted
 from stitchrl.evaluation.other_bounds import known_of
-from stitchrl.evaluation.self_checks import leave_one_logger_out, placebo, semi_synthetic
+from stitchrl.evaluation.self_checks import USUAL_LOGGERS, check_loggers, leave_one_logger_out, placebo, semi_synthetic
 from stitchrl.evaluation.sensitivity import Sensitivity, sensitivity
 from stitchrl.evaluation.subgroups import Subgroup, check_columns, subgroups
 from stitchrl.evaluation.support import support
@@ -48,7 +48,7 @@ class Question:
     seed: int = 0
     quick: bool = False
     subgroups: tuple[str, ...] = ()
-    loggers: str = "infos/policy_id"
+    loggers: str = USUAL_LOGGERS
     trained_on: Dataset | None = None
     provenance: Provenance = field(default_factory=lambda: Provenance("unknown", None))
     sanity: ValueSanity | str = "not run: the policy comes without its run, and with it without a critic"
@@ -101,6 +101,7 @@ def trust(dataset: Dataset, target: Target, question: Question, *, other: Trust 
         raise ConfigError(f"discount {question.discount} and level {question.level}; expected numbers from 0 to 1, the level between them")
     check_rewards_told(dataset, "every estimate", "")
     check_columns(dataset, question.subgroups)
+    check_loggers(dataset, question.loggers)
     known = known_of(dataset, question.discount, question.return_range, question.largest_weight)
     how = How(question.discount, clock_of(dataset, question.discount, question.clock), question.level, question.seed, question.quick)
     seconds: dict[str, float] = {}

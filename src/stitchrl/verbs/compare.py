@@ -12,6 +12,7 @@ import tyro
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.files import check_writable, write_atomically
+from stitchrl.core.settings import Natural, check_settings
 from stitchrl.verbs.flags import parse
 
 
@@ -21,7 +22,7 @@ class Compare:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     level: float = 0.95
     """of the intervals"""
-    seed: int = 0
+    seed: Natural = 0
     json: Path | None = None
     html: Path | None = None
 
@@ -42,6 +43,7 @@ def compare(arguments: Sequence[str]) -> int:
     from stitchrl.report.comparison_page import comparison_page
 
     a = parse(Compare, arguments, "stitchrl compare", "Runs side by side: last and best scores, IQM with stratified-bootstrap intervals.")
+    check_settings(a, "stitchrl compare")
     if not a.runs:
         raise ConfigError("stitchrl compare: name at least one run directory")
     check_writable(a.json, "--json")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, final
 import tyro
 
 from stitchrl.core.errors import ConfigError, DataError
+from stitchrl.core.settings import Natural, check_settings
 from stitchrl.data.sources.tables import TableSchema
 from stitchrl.verbs.flags import options_told, parse
 
@@ -66,7 +67,7 @@ class Report:
     source: Annotated[Source, tyro.conf.arg(name="")]
     html: Path | None = None
     json: Path | None = None
-    seed: int = 0
+    seed: Natural = 0
 
 
 @final
@@ -172,6 +173,7 @@ def report(arguments: Sequence[str]) -> int:
 
     check_writable(a.json, "--json")
     check_writable(a.html, "--html")
+    check_settings(a, "stitchrl data report")
     described, found = analysis(_load(a.source), a.seed)
     from stitchrl.report.dataset_page import dataset_page, dataset_text
 

@@ -129,6 +129,7 @@ def _conditions(a: Evaluate) -> dict[str, Any]:
     """What decides a rollout of these policies beside its episodes."""
     told = {"seed": a.seed, "sampled": a.sampled, "parallel": a.parallel, "settings": named_values(a.settings, "--settings")}
     told |= {"environment_options": options} if (options := options_told(a.env_options)) else {}
+    told |= {"discount": a.discount} if a.discount != 1 else {}
     return told | ({"epsilon": a.epsilon} if a.epsilon else {})
 
 

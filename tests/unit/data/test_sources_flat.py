@@ -15,6 +15,7 @@ from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.doctor import examine
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sources import arrays, d4rl_hdf5, npz
 from tests.unit.data.image_logs import single
@@ -191,3 +192,49 @@ def test_stacks_are_written_to_hdf5_piece_by_piece(tmp_path: Path, compression: 
         for start in range(0, len(log), 500):
             rows = slice(start, start + 500)
             assert np.array_equal(file["next_observations"][rows], log.next_observations(rows))
+
+
+@pytest.mark.parametrize("ids", [[7, 7, 3, 3, 3], ["b", "b", "a", "a", "a"]])
+def test_episodes_are_told_apart_by_their_column_beside_timeouts_of_zeros(tmp_path: Path, ids: list[object]) -> None:
+    rows = {"observations": np.arange(5.0)[:, None], "actions": np.zeros((5, 1)), "rewards": np.ones(5)}
+    rows |= {
+        "terminals": np.zeros(5),
+        "timeouts": np.zeros(5),
+        "next_observations": np.arange(1.0, 6)[:, None],
+        "episode_id": np.array(ids),
+    }
+    np.savez(tmp_path / "log.npz", **rows)
+    d = npz.read(tmp_path / "log.npz")
+    assert d.lengths.tolist() == [2, 3] and d.timeouts.tolist() == [False, True, False, False, True]
+    np.savez(tmp_path / "log.npz", **rows | {"episode_id": np.array(ids)[[0, 2, 1, 3, 4]]})
+    with pytest.raises(DataError, match="an episode's rows are not together"):
+        npz.read(tmp_path / "log.npz")
+    np.savez(tmp_path / "log.npz", **rows | {"episode_id": np.array(ids)[:4]})
+    with pytest.raises(DataError, match=r"'episode' has shape \[4\]"):
+        npz.read(tmp_path / "log.npz")
+
+
+def test_columns_that_are_not_read_are_told_by_the_examination(tmp_path: Path) -> None:
+    rows = {
+        "observations": np.arange(4.0)[:, None],
+        "actions": np.zeros((4, 1)),
+        "rewards": np.ones(4),
+        "terminals": np.array([0, 1, 0, 1.0]),
+    }
+    np.savez(tmp_path / "log.npz", **rows, ward=np.array(list("abcd")), about=np.array("a description"))
+    d = npz.read(tmp_path / "log.npz")
+    assert d.metadata["columns_left_out"] == ["ward"]
+    (found,) = [finding for finding in examine(d) if finding.code == "columns-left-out"]
+    assert found.severity == "note" and "'ward'" in found.message
+    with h5py.File(tmp_path / "log.hdf5", "w") as file:
+        for name, values in rows.items():
+            file[name] = values
+        file["episode_id"] = np.array([b"a", b"a", b"b", b"b"])
+    (found,) = [f for f in examine(d4rl_hdf5.read(tmp_path / "log.hdf5", isolated=False)) if f.code == "columns-left-out"]
+    assert found.severity == "warning" and "'episode_id'" in found.message
+
+
+def test_an_unfinished_trajectory_of_ogbenchs_layout_is_told_by_its_number() -> None:
+    rows = {"observations": np.arange(6.0)[:, None], "actions": np.zeros((6, 1)), "terminals": np.array([0, 0, 1, 0, 0, 0.0])}
+    d = arrays.read(rows)
+    assert d.episodes == 2 and d.metadata["unfinished_episode"] == 1

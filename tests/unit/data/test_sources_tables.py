@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +168,52 @@ def test_nan_in_a_cell_is_a_number_for_the_examination_to_find(tmp_path: Path) -
     file.write_text(ROWS.replace("70,1.1,2.1", "70,nan,2.1"))
     log = csv.read(file, schema=SCHEMA)
     assert np.isnan(log.observations).sum() == 1
+
+
+def test_a_table_without_rewards_says_so_and_keeps_it_through_tables(tmp_path: Path) -> None:
+    rows = "episode,obs_0,action,terminal\na,0.5,0,0\na,0.6,1,1\nb,0.7,1,1\n"
+    (tmp_path / "log.csv").write_text(rows)
+    d = sources.read(tmp_path / "log.csv")
+    assert d.metadata["rewards_missing"] and not d.rewards.any() and len(d) == 3
+    told = {"episode": "episode", "terminal": "terminal", "timeout": "timeout", "reward": None}
+    for name in ("again.csv", "again.parquet"):
+        sources.write(d, tmp_path / name)
+        for schema in (None, told):
+            again = sources.read(tmp_path / name, schema=schema)
+            assert again.metadata["rewards_missing"] and again.terminals.tolist() == d.terminals.tolist()
+    (tmp_path / "near.csv").write_text(rows.replace("obs_0", "rewards,obs_0").replace(",0.", ",1,0."))
+    with pytest.raises(DataError, match="no column 'reward' for reward; nearest is 'rewards'"):
+        sources.read(tmp_path / "near.csv")
+
+
+def test_columns_of_our_own_names_that_a_schema_leaves_out_are_told(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("episode,obs_0,action,reward,terminal\na,0.5,0,0,0\na,0.6,1,1,1\n")
+    with pytest.warns(UserWarning, match="the table has 'terminal', which the schema does not name: not read"):
+        assert not sources.read(tmp_path / "log.csv", schema={"episode": "episode"}).terminals.any()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("text", ["a", '"a"'])
+def test_blank_lines_at_the_end_are_no_rows(tmp_path: Path, end: str, text: str) -> None:
+    rows = ["episode,obs_0,action,reward,terminal", f"{text},0.5,0,0,0", f"{text},0.6,1,1,1"]
+    for blank in range(3):
+        (tmp_path / "log.csv").write_bytes((end.join(rows) + end * (1 + blank)).encode())
+        assert len(sources.read(tmp_path / "log.csv")) == 2
+    (tmp_path / "log.csv").write_bytes((end.join([rows[0], "", *rows[1:]]) + end).encode())
+    with pytest.raises(DataError, match="row 1, column 'episode': an empty cell"):
+        sources.read(tmp_path / "log.csv")
+
+
+def test_rows_out_of_order_are_told_before_the_ends_that_they_misplace(tmp_path: Path) -> None:
+    (tmp_path / "icu.csv").write_text(
+        ROWS.replace("a,0,p,60,1.5,2.5,0,0,0", "a,1,p,60,1.5,2.5,0,0,1").replace("a,1,p,60,1.7,2.7,2,1,1", "a,0,p,60,1.7,2.7,2,1,0")
+    )
+    with pytest.raises(DataError, match="time goes back"):
+        sources.read(tmp_path / "icu.csv", schema=SCHEMA)
+    assert sources.read(tmp_path / "icu.csv", schema=replace(SCHEMA, sort=True)).terminals.sum() == 1
+
+
+def test_the_last_episode_is_counted_among_those_that_are_left(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("obs_0,action,reward,timeout\n0.5,0,0,1\n0.6,1,1,0\n0.7,1,1,1\n0.8,0,0,0\n0.9,0,0,0\n")
+    d = sources.read(tmp_path / "log.csv")
+    assert d.metadata["dropped_episodes"] == 1 and d.episodes == 2 and d.metadata["unfinished_episode"] == 1

@@ -18,6 +18,7 @@ _BY_SUFFIX = {
     ".csv": "csv",
     ".csv.gz": "csv",
 }
+_OPTIONS_OF = {"schema": "tables (CSV, Parquet; on the command line --schema and --table.…)", "observation_keys": "logs of Minari"}
 _BY_START = {b"PK\x03\x04": "npz", b"\x89HDF": "d4rl_hdf5", b"PAR1": "parquet"}
 
 
@@ -72,5 +73,10 @@ def _call(format_name: str, verb: str, path: Path, options: dict[str, Any], *bef
         return cast(Dataset, function(*before, path, **options))
     except TypeError as error:
         if "unexpected keyword" in str(error):
-            raise DataError(f"{path.name}: {str(error).split('()')[-1].strip()}; see stitchrl.data.sources.{format_name}.{verb}") from None
+            name = str(error).rsplit("argument ", 1)[-1]
+            of = next((f"; {kinds} have it" for option, kinds in _OPTIONS_OF.items() if f"'{option}'" == name), "")
+            raise DataError(
+                f"{path.name}: got an unexpected keyword argument {name} for a log of its kind ({format_name}){of}; "
+                f"see stitchrl.data.sources.{format_name}.{verb}"
+            ) from None
         raise

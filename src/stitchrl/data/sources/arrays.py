@@ -21,6 +21,7 @@ from stitchrl.data.frame_stacks import frames_of, single_frames, stack_frames
 from stitchrl.data.storage import parse_json
 
 OWN_RECORD = "stitchrl_json"  # a uint8 column of JSON: spec and metadata, in files that this library wrote
+EPISODE_NAMES = ("episode", "episodes", "episode_id", "episode_ids")  # may be text
 _USUAL_NAMES = {
     "observations": ("observations", "observation", "obs", "states", "state"),
     "actions": ("actions", "action"),
@@ -30,7 +31,7 @@ _USUAL_NAMES = {
     "next_observations": ("next_observations", "next_observation", "next_obs", "next_states", "next_state"),
     "final_observations": ("final_observations",),
     "masks": ("masks",),
-    "episode": ("episode", "episodes", "episode_id", "episode_ids"),
+    "episode": EPISODE_NAMES,
     "episode_starts": ("episode_starts",),
     "behaviour_log_probabilities": (
         "behaviour_log_probabilities",
@@ -212,18 +213,12 @@ def _choose_infos(
 
 def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | None, metadata: dict[str, Any]) -> Array:
     """Returns where the clock ended an episode, from whatever the log has to say it."""
-    if "timeouts" in columns:
+    ends = _ends_of_names(columns, rows)
+    if "timeouts" in columns and ends is None:
         return columns["timeouts"]
     timeouts = np.zeros(rows, dtype=np.bool_)
-    if "episode_starts" in columns:
-        timeouts[:-1] = flag_column(columns["episode_starts"], "episode_starts")[1:]
-        timeouts[-1:] = True
-    elif "episode" in columns:
-        names = integer_column(columns["episode"], "episode")
-        timeouts[:-1] = names[1:] != names[:-1]
-        timeouts[-1:] = True
-        if int(timeouts.sum()) != len(np.unique(names)):
-            raise DataError("'episode': an episode's rows are not together; sort the log by episode and time")
+    if ends is not None:  # beside timeouts too, which may be a column of zeros
+        timeouts = ends | flag_column(columns["timeouts"], "timeouts") if "timeouts" in columns else ends
     elif episode_length is not None:
         metadata["timeouts_from_episode_length"] = episode_length
         if episode_length < 1:
@@ -240,6 +235,25 @@ def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | Non
     elif "terminals" not in columns:
         raise DataError("no 'terminals', 'timeouts', 'episode' or 'episode_starts', so the ends of episodes are unknown. Add one of them")
     return timeouts if "terminals" not in columns else timeouts & ~flag_column(columns["terminals"], "terminals")
+
+
+def _ends_of_names(columns: Mapping[str, Array], rows: int) -> Array | None:
+    """Returns the last row of each episode, where a column says which row is of which, or begins one; else None."""
+    name = next((x for x in ("episode_starts", "episode") if x in columns), None)
+    if name is None:
+        return None
+    values = columns[name]
+    if values.shape != (rows,):
+        raise DataError(f"'{name}' has shape {list(values.shape)} and 'observations' {rows:,} rows; each step needs one")
+    ends = np.ones(rows, dtype=np.bool_)
+    if name == "episode_starts":
+        ends[:-1] = flag_column(values, name)[1:]
+        return ends
+    names = values if values.dtype.kind in "US" else integer_column(values, name)
+    ends[:-1] = names[1:] != names[:-1]
+    if int(ends.sum()) != len(np.unique(names)):
+        raise DataError("'episode': an episode's rows are not together; sort the log by episode and time")
+    return ends
 
 
 def _jumps(observations: Array, following: Array) -> Array:
@@ -265,8 +279,8 @@ def _from_ogbench(columns: Mapping[str, Array], extra: dict[str, Array], spec: S
     last = flag_column(columns["terminals"], "terminals").copy()
     if len(last) != rows:
         raise DataError(f"'terminals' has {len(last):,} rows and 'observations' {rows:,}; each step needs one")
-    if not last[-1]:
-        last[-1], metadata["unfinished_episode"] = True, True
+    unfinished = not last[-1]
+    last[-1] = True
     keep = np.flatnonzero(~last)
     if not len(keep):
         raise DataError("every trajectory has one row, so no transition is left; expected 'terminals' only at the ends of trajectories")
@@ -278,6 +292,7 @@ def _from_ogbench(columns: Mapping[str, Array], extra: dict[str, Array], spec: S
     terminals = finished[keep]
     timeouts = last[keep + 1] & ~terminals
     metadata |= {"layout": "ogbench", "dropped_transitions": int(last.sum())}
+    metadata |= {"unfinished_episode": int((terminals | timeouts).sum()) - 1} if unfinished else {}
     final = observations[keep[terminals | timeouts] + 1]
     columns = {name: columns[name] for name in ("observations", "actions", "rewards")} | extra
     for name, column in columns.items():

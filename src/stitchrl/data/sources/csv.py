@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv as standard_csv
 import gzip
 import io
+import itertools
 import re
 import zlib
 from collections.abc import Mapping
@@ -62,6 +63,7 @@ def read(
         except pl.exceptions.PanicException as error:
             raise DataError(f"{path.name}: damaged; the CSV reader gave up ({str(error)[:120]})") from None
     assert frame is not None
+    frame = _without_blank_end(frame, source)
     if any(frame.null_count().row(0)):
         _check_cells(source, len(names), path.name)
     sink = Sink(None, max_bytes)
@@ -90,6 +92,17 @@ def frame_of(dataset: Dataset, where: str) -> Any:
     frame = pl.DataFrame(table)
     masks = {name: pl.Series(mask) for name, mask in empty.items()}
     return frame.with_columns([pl.when(~masks[name]).then(pl.col(name)).alias(name) for name in masks])
+
+
+def _without_blank_end(frame: Any, source: Path | io.BytesIO) -> Any:
+    """Returns a frame without the rows of empty cells that blank lines at the file's end became."""
+    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - (1 << 16)))
+        blank = sum(1 for _ in itertools.takewhile(lambda line: not line.strip(), reversed(stream.read().split(b"\n")[:-1])))
+    last = frame.height
+    while blank and last and all(cell is None for cell in frame.row(last - 1)):
+        last, blank = last - 1, blank - 1
+    return frame.head(last)
 
 
 def _source(path: Path, max_bytes: int) -> Path | io.BytesIO:
@@ -147,13 +160,15 @@ def _check_cells(source: Path | io.BytesIO, width: int, where: str) -> None:
         while lines := stream.readlines(16 << 20):
             data = b"".join(lines)
             if b'"' in data:  # commas within quotes do not count
-                cells = np.array([len(x) for x in standard_csv.reader(io.StringIO(data.decode("utf-8", "replace")))])
+                cells = np.array([len(x) or width for x in standard_csv.reader(io.StringIO(data.decode("utf-8", "replace")))])
             else:
                 places = np.frombuffer(data if data.endswith(b"\n") else data + b"\n", np.uint8)
                 ends = np.flatnonzero(places == ord("\n"))
                 before = np.cumsum(places == ord(","))[ends]
                 cells = np.diff(before, prepend=0) + 1
-                cells[np.diff(ends, prepend=-1) <= 1] = width  # polars skips blank lines
+                lengths = np.diff(ends, prepend=-1)
+                blank = (lengths == 1) | ((lengths == 2) & (places[ends - 1] == ord("\r")))
+                cells[blank] = width  # polars takes them for rows of empty cells, or for none
             wrong = np.flatnonzero(cells != width)
             if len(wrong):
                 raise DataError(f"{where}: row {row + int(wrong[0]):,} has {cells[wrong[0]]} cells; expected {width}, one for each column")

@@ -32,7 +32,10 @@ def read(path: str | Path, *, max_bytes: int = MAX_BYTES, **options: Any) -> Dat
     """
     path = Path(path)
     with _Archive(path, max_bytes) as archive:
-        return arrays.read(archive, where=path.name, shapes=archive.shapes, **options)
+        dataset = arrays.read(archive, where=path.name, shapes=archive.shapes, **options)
+        if archive.text and arrays.OWN_RECORD not in archive:
+            dataset.metadata["columns_left_out"] = [*dataset.metadata.get("columns_left_out", []), *archive.text]
+        return dataset
 
 
 def write(dataset: Dataset, path: str | Path, compressed: bool = False) -> None:
@@ -84,7 +87,7 @@ class _Archive(Mapping[str, Array]):
         view = array.reshape(-1, order="F" if header.fortran else "C").view(np.uint8)
         try:
             with self._zip.open(info) as stream:
-                read_npy_header(stream, info.file_size, place)
+                read_npy_header(stream, info.file_size, place, kinds="fiubUS" if name in arrays.EPISODE_NAMES else "fiub")
                 filled = 0
                 while filled < header.nbytes:
                     piece = stream.read(min(_CHUNK, header.nbytes - filled))
@@ -125,9 +128,12 @@ class _Archive(Mapping[str, Array]):
                 raise DataError(f"{place}: damaged ({str(error)[:120]})") from None
             self._members[name] = (info, header)
         text = [
-            name for name, (_, header) in self._members.items() if header.dtype.kind in "US" and name not in ("observations", "actions")
+            name
+            for name, (_, header) in self._members.items()
+            if header.dtype.kind in "US" and name not in ("observations", "actions", *arrays.EPISODE_NAMES)
         ]
-        for name in text:  # a description, not a column
+        self.text = [name for name in text if self._members[name][1].shape not in ((), (1,))]  # a single one is a description, no column
+        for name in text:
             del self._members[name]
 
 

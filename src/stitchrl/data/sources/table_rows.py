@@ -26,7 +26,7 @@ def rows_of(dataset: Dataset, where: str) -> tuple[dict[str, Array], dict[str, A
     names = {"rewards": "reward", "terminals": "terminal", "timeouts": "timeout", "groups": "group"}
     names |= {"behaviour_log_probabilities": "behaviour_log_probability", "goals": "goal", "actions": "action"}
     for name, column in dataset.columns.items():
-        if name == "observations":
+        if name == "observations" or (name == "rewards" and dataset.metadata.get("rewards_missing")):
             continue
         if column.ndim > 2:
             raise DataError(f"{where}: column '{name}' of shape {list(column.shape[1:])} does not fit a table; write .npz instead")

@@ -6,6 +6,7 @@ import difflib
 import fnmatch
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,7 +33,8 @@ class TableSchema:
 
     episode: rows of one episode share its value; without it, `terminal` and `timeout` end episodes. time: must rise within an
     episode. sort: sort by episode and time first. timeout: the clock ended the episode. discrete_*: by default, one column of integers is.
-    A last row whose actions and reward are empty holds the final observation. one_step: every row is an episode that ends with it.
+    reward: None says that there is none, as is taken of a table with no column of this name or one like it. A last row whose actions and reward are
+    empty holds the final observation. one_step: every row is an episode that ends with it.
     categories: columns, text or not, whose values only name things ("column", or "column=a,b" for these values in this order): an
     observation becomes one column of 0 and 1 for each value, an action its number; the metadata keep the values.
     """
@@ -70,11 +72,8 @@ class TableSchema:
             if not (fits or value is None):
                 expected = "true or false" if flag else "a list of column names" if name in _LISTS else "a column name"
                 raise ConfigError(f"table schema: {name} is {str(value)[:60]!r}; expected {expected}")
-        given: dict[str, Any] = {}
-        for name, value in values.items():
-            if value is not None:
-                given[name] = ((value,) if isinstance(value, str) else tuple(value)) if name in _LISTS else value
-        return cls(**given)
+        told = {name: value for name, value in values.items() if value is not None or name == "reward"}
+        return cls(**{k: ((v,) if isinstance(v, str) else tuple(v)) if k in _LISTS else v for k, v in told.items()})
 
     @classmethod
     def from_file(cls, path: str | Path) -> TableSchema:
@@ -123,7 +122,18 @@ class TableSchema:
             value = getattr(self, field.name)
             if isinstance(value, str) and value not in names:
                 near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)
+                if field.name == "reward" and value == field.default and not difflib.get_close_matches(value, names, n=1):
+                    found["reward"] = None  # not told, and nothing there that could be meant
+                    continue
                 raise DataError(f"no column {value!r} for {field.name}; nearest is {(near or ['(the table has none)'])[0]!r}")
+        resolved = replace(self, **found)
+        own = (*(() if self.one_step else ("terminal", "timeout")), "behaviour_probability", "behaviour_log_probability")
+        unread = [name for name in own if name in names and name not in resolved.columns()]
+        if unread:
+            told = f"'{unread[0]}' (--table.{unread[0].replace('_', '-')} {unread[0]})"
+            warnings.warn(
+                f"the table has {', '.join(map(repr, unread))}, which the schema does not name: not read. Name {told}", stacklevel=4
+            )
         found["categories"] = _categories(self.categories, names, (*found["observations"], *found["actions"]))
         return replace(self, **found)
 
@@ -198,13 +208,13 @@ class _Table:
         self.starts = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
         self.act_last = last & ~self.final_row  # the last row in which something was done
         self.act_last[:-1] |= last[1:] & self.final_row[1:]
+        self._check_time()  # rows out of order may be all that is wrong with the ends
         for name, flag in ((schema.terminal, self.terminals), (schema.timeout, self.timeouts)):
             early = flag & ~self.act_last & ~self.final_row
             if early.any():
                 raise DataError(
                     f"{self._at(early)}, column '{name}': the episode ends here, but it has later rows. Give them another episode"
                 )
-        self._check_time()
         if size == int(self.final_row.sum()):
             raise DataError("no row has an action and a reward; expected at least one step")
 
@@ -246,23 +256,13 @@ class _Table:
         both = int((self.terminals & self.timeouts).sum())
         metadata |= {"terminal_and_timeout": both} if both else {}
         if schema.episode is None and not (self.final_row[-1] or self.terminals[-1] or self.timeouts[-1]):
-            metadata["unfinished_episode"] = len(self.starts) - 1
+            metadata["unfinished_episode"] = int(self.left.sum()) - 1
         following = None
         if schema.next_observations:
             following = self._together(schema.next_observations, observations.ndim == 1)[keep]
             final = None
-        return Dataset.from_flat(
-            observations[keep],
-            columns["actions"][keep],
-            columns["rewards"][keep],
-            self.terminals[keep],
-            timeouts,
-            spec,
-            following,
-            final,
-            extra,
-            metadata,
-        )
+        flat = observations[keep], columns["actions"][keep], columns["rewards"][keep], self.terminals[keep], timeouts
+        return Dataset.from_flat(*flat, spec, following, final, extra, metadata)
 
     def _settle_ends(self, observations: Array, metadata: dict[str, Any]) -> tuple[Array, Array | None]:
         """Returns which rows are steps, and each episode's final observation; `data/flat.py` tells the rule for unknown ones."""
@@ -274,7 +274,7 @@ class _Table:
         self.act_last_kept = self.act_last.copy()
         self.act_last_kept[:-1] |= ~keep[1:] & self.last[1:]
         episode = np.cumsum(np.append(0, self.last[:-1]))
-        left = np.bincount(episode[keep], minlength=len(ends)) > 0
+        self.left = left = np.bincount(episode[keep], minlength=len(ends)) > 0
         if drop.any():
             metadata["dropped_transitions"] = int(drop.sum())
         if not left.all():
