@@ -72,8 +72,9 @@ class TableSchema:
             if not (fits or value is None):
                 expected = "true or false" if flag else "a list of column names" if name in _LISTS else "a column name"
                 raise ConfigError(f"table schema: {name} is {str(value)[:60]!r}; expected {expected}")
-        told = {name: value for name, value in values.items() if value is not None or name == "reward"}
-        return cls(**{k: ((v,) if isinstance(v, str) else tuple(v)) if k in _LISTS else v for k, v in told.items()})
+        told: dict[str, Any] = {name: value for name, value in values.items() if value is not None or name == "reward"}
+        lists = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in told.items() if name in _LISTS}
+        return cls(**told | lists)
 
     @classmethod
     def from_file(cls, path: str | Path) -> TableSchema:
