@@ -20,10 +20,9 @@ from stitchrl.evaluation.evidence import AgentTarget, Clock, Target
 from stitchrl.evaluation.judge import check_fits
 from stitchrl.evaluation.seen_by_policy import check_categories, seen_by
 from stitchrl.evaluation.selection import Estimates, Provenance, Selection, select
-from stitchrl.experiment import split_held_out
+from stitchrl.experiment import known_as, prints_of, split_held_out
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
-from stitchrl.trust_sides import known_as, prints_of
 
 OF_CRITICS = ("believed", "td_error")
 

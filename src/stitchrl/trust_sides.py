@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, final
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from stitchrl.evaluation.evidence import AgentTarget, Target
 from stitchrl.evaluation.seen_by_policy import seen_by
 from stitchrl.evaluation.trust_checks import Provenance
 from stitchrl.evaluation.value_sanity import value_sanity
-from stitchrl.experiment import split_held_out
+from stitchrl.experiment import known_as, prints_of, split_held_out
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
 
@@ -50,18 +50,6 @@ def side_of(policy: str | Path | Agent, acting: Agent, dataset: Dataset, seed: i
 def discount_of(dataset: Dataset) -> float:
     """Returns 1 for a log whose episodes end by themselves, else what the field uses for tasks that do not."""
     return 1.0 if bool(np.asarray(dataset.terminals)[dataset.offsets[1:] - 1].all()) else 0.99
-
-
-def prints_of(dataset: Dataset) -> tuple[str, str]:
-    """Returns what a log is known by: as it was read, and by its steps alone."""
-    return dataset.fingerprint(), dataset.steps_fingerprint()
-
-
-def known_as(data: Mapping[str, Any], prints: tuple[str, str]) -> Literal["these", "reread", "another"]:
-    """Whether a log is the one that a run's config tells of: that one, the same steps with other columns beside them, or another."""
-    if data.get("fingerprint") == prints[0]:
-        return "these"
-    return "reread" if data.get("steps_fingerprint") == prints[1] else "another"  # no run of before has it
 
 
 def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tuple[Dataset | None, Dataset, Provenance]:
