@@ -36,6 +36,10 @@ def check_reading(dataset: Dataset) -> list[Finding]:
         found.append(
             Finding("columns-left-out", "warning" if named else "note", f"the file has {shown}, not read", "", (), (), len(left), advice)
         )
+    if apart := int(noted.get("scattered_episodes") or 0):
+        message = f"the rows of {apart:,} episodes are not together in the file; they were put together in its order"
+        advice = "Where two episodes have one name, as in two logs that were joined, give them two; else name the column of time."
+        found.append(Finding("scattered-episodes", "warning", message, "", (), (), apart, advice))
     if both := int(noted.get("terminal_and_timeout") or 0):
         message = f"{both:,} steps of the file were marked both terminal and timeout"
         advice = "They count as terminals. Clear the terminal where only the clock ended the episode."

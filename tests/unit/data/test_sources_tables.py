@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data import sources
+from stitchrl.data.doctor import examine
 from stitchrl.data.sources import csv, parquet
 from stitchrl.data.sources.tables import TableSchema
 from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
@@ -217,3 +218,12 @@ def test_the_last_episode_is_counted_among_those_that_are_left(tmp_path: Path) -
     (tmp_path / "log.csv").write_text("obs_0,action,reward,timeout\n0.5,0,0,1\n0.6,1,1,0\n0.7,1,1,1\n0.8,0,0,0\n0.9,0,0,0\n")
     d = sources.read(tmp_path / "log.csv")
     assert d.metadata["dropped_episodes"] == 1 and d.episodes == 2 and d.metadata["unfinished_episode"] == 1
+
+
+def test_rows_of_one_episode_with_others_between_them_are_told_where_no_time_orders_them(tmp_path: Path) -> None:
+    rows = "episode,time,obs_0,action,reward,terminal\n" + "".join(f"{e},{t},0.{t},0,1,{t // 3}\n" for t in (0, 1, 2, 3) for e in "ab")
+    (tmp_path / "log.csv").write_text(rows)
+    told = {"episode": "episode", "terminal": "terminal"}
+    for schema, count in ((told | {"time": "time"}, 0), (told, 2)):
+        d = sources.read(tmp_path / "log.csv", schema=schema)
+        assert d.episodes == 2 and [f.count for f in examine(d) if f.code == "scattered-episodes"] == [count] * bool(count)

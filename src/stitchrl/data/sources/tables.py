@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import re
 import tomllib
 import warnings
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from stitchrl.core.spec import Spec
 from stitchrl.data.columns import Array, flag_column, float32_column, integer_column
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.sources.arrays import log_of_probabilities
+from stitchrl.data.sources.column_patterns import categories_of, matched
 from stitchrl.data.storage import read_json
 
 EMPTY = "empty:"  # before a column's name: the bool column of its empty cells
@@ -113,7 +113,7 @@ class TableSchema:
         """Returns the schema with every pattern replaced by the columns it matches. Raises DataError naming the nearest column."""
         found: dict[str, Any] = {}
         for key in _MANY:
-            found[key] = tuple(_match(getattr(self, key), names, key))
+            found[key] = tuple(matched(getattr(self, key), names, key))
         if not found["observations"] or not found["actions"]:
             key = "actions" if found["observations"] else "observations"
             raise DataError(
@@ -135,7 +135,7 @@ class TableSchema:
             warnings.warn(
                 f"the table has {', '.join(map(repr, unread))}, which the schema does not name: not read. Name {told}", stacklevel=4
             )
-        found["categories"] = _categories(self.categories, names, (*found["observations"], *found["actions"]))
+        found["categories"] = categories_of(self.categories, names, (*found["observations"], *found["actions"]))
         return replace(self, **found)
 
     def columns(self) -> list[str]:
@@ -176,6 +176,10 @@ class _Table:
             raise DataError("the table has 0 rows; expected at least one step")
         self.codes, order = _grouped(columns, schema, size)
         self.rows = order + 1
+        apart = (np.diff(self.codes) == 0) & (
+            np.diff(order) != 1
+        )  # rows of one episode with others between them, in an order that none checks
+        self.scattered = len(np.unique(self.codes[1:][apart])) if schema.time is None else 0
         plain = bool((order == np.arange(size)).all())
         self.columns = {name: column if plain else column[order] for name, column in columns.items()}
         self._find_ends()
@@ -256,6 +260,7 @@ class _Table:
         timeouts = self.act_last_kept[keep] & ~self.terminals[keep]
         both = int((self.terminals & self.timeouts).sum())
         metadata |= {"terminal_and_timeout": both} if both else {}
+        metadata |= {"scattered_episodes": self.scattered} if self.scattered else {}
         if schema.episode is None and not (self.final_row[-1] or self.terminals[-1] or self.timeouts[-1]):
             metadata["unfinished_episode"] = int(self.left.sum()) - 1
         following = None
@@ -368,32 +373,3 @@ def _grouped(columns: Mapping[str, Array], schema: TableSchema, size: int) -> tu
     elif (codes[1:] < codes[:-1]).any():  # interleaved episodes
         order = np.argsort(codes, kind="stable")
     return codes[order], order
-
-
-def _match(patterns: Sequence[str], names: Sequence[str], key: str) -> list[str]:
-    found: list[str] = []
-    for pattern in patterns:
-        if any(x in pattern for x in "*?["):
-            found += sorted(fnmatch.filter(names, pattern), key=_natural)
-        elif pattern in names:
-            found.append(pattern)
-        elif pattern != "action":
-            near = difflib.get_close_matches(pattern, names, n=1, cutoff=0.0)
-            raise DataError(f"no column {pattern!r} for {key}; nearest is {(near or ['(the table has none)'])[0]!r}")
-    return list(dict.fromkeys(found))
-
-
-def _categories(entries: Sequence[str], names: Sequence[str], read: Sequence[str]) -> tuple[str, ...]:
-    """Returns the entries with patterns replaced by the columns they match. Raises DataError for a column that is no observation or action."""
-    found: dict[str, str] = {}
-    for entry in entries:
-        pattern, told, values = entry.partition("=")
-        for name in _match((pattern,), names, "categories"):
-            if name not in read:
-                raise DataError(f"the category {name!r} is neither among the observations nor the actions. Add it there")
-            found[name] = f"{name}{told}{values}"
-    return tuple(found.values())
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.findall(r"\d+|\D+", name)]
