@@ -206,17 +206,18 @@ def _against_theirs(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
         shown = f"{mean_and_error(own)} | {len(own)} | {mean_and_error([*scores.values()])} | {len(scores)}"
         lines.append(f"| `{log}` | {width} × {layers} | {step:,} | `{method}` | {shown} | {_told_alike(own, [*scores.values()])} |")
     before = """\
-Its agents (JAX; `peers/ogbench_goals.py`, raw/goals_ogbench.jsonl) on our logs, with batches of 256 and targets of 0.05 as ours, played and
-judged by the same code. Ours are of the table above, a seed's runs of the same size put together, and, of `pointmaze/navigate`, of the suite
-[`standard`](standard/table.md) (25 episodes; latents of 64 in QRL and CRL). *within*: whether ours are within one standard error of theirs, or
-above; errors of both are put together."""
+Its agents (JAX; `peers/ogbench_goals.py`, raw/goals_ogbench.jsonl; put together from stored copies, [as told](peers/README.md)) on our logs,
+with batches of 256 and targets of 0.05 as ours, played and judged by the same code. Ours are of the table above, a seed's runs of the same
+size put together. *within*: whether ours are within one standard error of theirs, or above; errors of both are put together."""
+    if any(row["log"] == "pointmaze/navigate" for row in theirs):
+        before += """
+Of `pointmaze/navigate` ours are of the suite [`standard`](standard/table.md): 25 episodes, latents of 64 in QRL and CRL."""
     after = f"""\
 Update for update they are the same: with the same weights and batches, in float64, no parameter of the six methods is more than
 {apart:.0e} apart after {told["steps"]} steps, in which they move by up to {moved:.2f} (`peers/ogbench_parity.py`, raw/parity_ogbench.json). Three
 differences are undone for that: Flax's layer norm adds 1e-6 to a variance, PyTorch's 1e-5; OGBench's target networks follow the weights before a
 step, ours those after it; its HIQL reads goals in the target value through the representation of now, ours through one that is averaged too.
-First weights and draws of goals differ, as told in [`gcivl`](../../docs/algorithms/gcivl.md). So what keeps these runs from the published
-scores is not the code: OGBench's own, in so few steps, does not reach them either."""
+First weights and draws of goals differ, as told in [`gcivl`](../../docs/algorithms/gcivl.md)."""
     heads = (
         "| log | networks | steps | method | ours, % | seeds | OGBench's code, % | seeds | within |",
         "|---|---|---:|---|---:|---:|---:|---:|---|",

@@ -13,6 +13,7 @@ from stitchrl.core.errors import ConfigError, StitchError
 from stitchrl.core.files import read_json
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.finite_values import check_rewards_told
+from stitchrl.data.identity import KnownBy, known_as
 from stitchrl.evaluation.critic_scores import CriticScores, critic_scores
 from stitchrl.evaluation.crossfit import check_target
 from stitchrl.evaluation.estimates import estimates
@@ -20,7 +21,7 @@ from stitchrl.evaluation.evidence import AgentTarget, Clock, Target
 from stitchrl.evaluation.judge import check_fits
 from stitchrl.evaluation.seen_by_policy import check_categories, seen_by
 from stitchrl.evaluation.selection import Estimates, Provenance, Selection, select
-from stitchrl.experiment import known_as, prints_of, split_held_out
+from stitchrl.experiment import split_held_out
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
 
@@ -67,10 +68,10 @@ def select_runs(
     log = seen_by(agents[0], judged_on)
     check_rewards_told(log, "every estimate", "")
     discount = _discount(asked, agents, log)
-    names, prints = _names(runs, agents), prints_of(judged_on)
+    names, known_by = _names(runs, agents), KnownBy(judged_on)
     read = []
     for one, agent, name in zip(runs, agents, names, strict=True):
-        read.append(_candidates(one, agent, name, log, prints, asked, discount, source, notes))
+        read.append(_candidates(one, agent, name, log, known_by, asked, discount, source, notes))
     made = select(
         [t for found in read for t in found.targets], log, estimate or partial(estimates, quick=asked.quick), discount=discount,
         selector=asked.selector, others={name: [v for found in read for v in found.scores[name]] for name in OF_CRITICS},
@@ -78,7 +79,7 @@ def select_runs(
         provenance=[p for found in read for p in found.provenance],
         truth=[v for found in read for v in found.recorded] if asked.against_recorded else None,
     )  # fmt: skip
-    data = {"source": source, "fingerprint": prints[0], "episodes": judged_on.episodes}
+    data = {"source": source, "fingerprint": known_by.fingerprint(), "episodes": judged_on.episodes}
     return replace(made, notes=(*notes, *made.notes), data=data)
 
 
@@ -98,13 +99,13 @@ def _candidates(
     agent: Agent,
     name: str,
     log: Dataset,
-    prints: tuple[str, str],
+    known_by: KnownBy,
     asked: Asked,
     discount: float,
     source: str,
     notes: list[str],
 ) -> _Read:
-    """`log` as the policies see it; `prints` of it as it was read, by which a run knows it."""
+    """`log` as the policies see it; `known_by`: it as it was read, by which a run knows it."""
     check_fits(agent.spec, log.spec, f"the log {source}")
     targets: list[Target] = []
     for seed in agent.seeds:
@@ -124,7 +125,7 @@ def _candidates(
             if asked.selector in OF_CRITICS:
                 raise
             notes.append(f"{name}: no scores of the critic: {error}")  # they are only compared with
-        history, recorded = _history(Path(run), prints, discount)
+        history, recorded = _history(Path(run), known_by, discount)
     scores = {"believed": [*(critic.believed or nothing)], "td_error": [*(critic.td_error or nothing)]}
     return _Read(targets, scores, [history] * len(targets), recorded or nothing)
 
@@ -144,10 +145,10 @@ def _names(runs: Sequence[str | Path | Agent], agents: Sequence[Agent]) -> list[
 
 def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dataset, list[str]]:
     """The episodes that all runs kept out of their training, where they learned from this log and kept the same share; else the log."""
-    shares, prints = set(), prints_of(dataset)
+    shares, known_by = set(), KnownBy(dataset)
     for one in runs:
         config = {} if isinstance(one, Agent) or not (Path(one) / "policy").is_dir() else read_json(Path(one) / "config.json")
-        same = known_as(config.get("data", {}), prints) == "these"
+        same = "data" in config and known_as(config["data"], known_by) == "these"
         shares.add(float(config.get("preprocessing", {}).get("held_out", 0.0)) if same else 0.0)
     share = min(shares)
     if len(shares) > 1 or not share:
@@ -155,12 +156,13 @@ def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dat
     return split_held_out(dataset, share)[1], [f"judged by the {share:.0%} of the episodes that these runs held out"]
 
 
-def _history(path: Path, prints: tuple[str, str], discount: float) -> tuple[Provenance, list[float | None] | None]:
+def _history(path: Path, known_by: KnownBy, discount: float) -> tuple[Provenance, list[float | None] | None]:
     """What the run's files tell of its use of the environment, and the last values recorded there by this discount, one for each seed."""
     if not (path / "config.json").is_file() or not (path / "policy").is_dir():
         return Provenance(str(path)), None  # a saved policy alone: nothing is known of how it came about
     run = read_run(path)
-    same = None if run.data.get("fingerprint") is None else known_as(run.data, prints) != "another"
+    known = "unknown" if run.data.get("fingerprint") is None else known_as(run.data, known_by)
+    same = None if known == "unknown" else known != "another"
     offline = "environment" in run.config and run.config["environment"] is None
     if not run.evaluations:  # an environment is named and no evaluation is recorded: its file may be gone
         return Provenance(str(path), 0 if offline else None, 0, same), None

@@ -183,18 +183,6 @@ def split_held_out(dataset: Dataset, share: float) -> tuple[Dataset, Dataset]:
     return dataset.split(1 - share, HELD_OUT_SEED, by="group" if "groups" in dataset.columns else "episode")
 
 
-def prints_of(dataset: Dataset) -> tuple[str, str]:
-    """Returns what a log is known by: as it was read, and by its steps alone."""
-    return dataset.fingerprint(), dataset.steps_fingerprint()
-
-
-def known_as(data: Mapping[str, Any], prints: tuple[str, str]) -> Literal["these", "reread", "another"]:
-    """Whether a log is the one that a run's config tells of: that one, the same steps with other columns beside them, or another."""
-    if data.get("fingerprint") == prints[0]:
-        return "these"
-    return "reread" if data.get("steps_fingerprint") == prints[1] else "another"  # no run of before has it
-
-
 def device_of(name: str) -> torch.device:
     """Returns the device; `auto` is CUDA where there is one. Raises ConfigError for one that is not there."""
     if name == "auto":
@@ -380,6 +368,7 @@ def describe(
             "name": str(metadata.get("name", source)),
             "fingerprint": dataset.fingerprint(),
             "steps_fingerprint": dataset.steps_fingerprint(),
+            "groups_fingerprint": dataset.groups_fingerprint(),
             "episodes": dataset.episodes,
             "steps": len(dataset),
             "transforms": [t.description for t in transforms],

@@ -12,12 +12,13 @@ import numpy as np
 from stitchrl.agent import Agent
 from stitchrl.core.files import read_json
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.identity import KnownBy, known_as
 from stitchrl.evaluation.crossfit import check_target
 from stitchrl.evaluation.evidence import AgentTarget, Target
 from stitchrl.evaluation.seen_by_policy import seen_by
 from stitchrl.evaluation.trust_checks import Provenance
 from stitchrl.evaluation.value_sanity import value_sanity
-from stitchrl.experiment import known_as, prints_of, split_held_out
+from stitchrl.experiment import split_held_out
 from stitchrl.report.records_reader import read_run
 from stitchrl.report.summary import online_episodes
 
@@ -58,11 +59,10 @@ def _origin(config: Mapping[str, Any], run: Path | None, dataset: Dataset) -> tu
         return None, dataset, Provenance("unknown", None)
     online = online_episodes(read_run(run))  # an online phase's: also those of the run before it; the steps it learned from are told too
     own = int(config["training"]["steps"]) if "online" in config else 0
-    known = known_as(config["data"], prints_of(dataset))
-    if known != "these":
+    known, held_out = known_as(config["data"], KnownBy(dataset)), float(config.get("preprocessing", {}).get("held_out", 0.0))
+    if known == "regrouped" and not held_out:
+        known = "these"
+    if known != "these" or not held_out:
         return None, dataset, Provenance(known, online, own)
-    held_out = float(config.get("preprocessing", {}).get("held_out", 0.0))
-    if not held_out:
-        return None, dataset, Provenance("these", online, own)
     learned, rest = split_held_out(dataset, held_out)
     return learned, rest, Provenance("others", online, own)

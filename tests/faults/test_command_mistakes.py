@@ -181,6 +181,7 @@ def test_the_resolved_settings_are_printed_and_nothing_is_done(
     assert code == 0 and err == "" and lines["algorithm"] == "iql"
     assert settings["expectile"] == 0.6 and settings["inverse_temperature"] == 10.0  # the flag's, and the recipe's
     assert json.loads(lines["preprocessing"])["reward_shift"] == -1.0 and list(tmp_path.iterdir()) == []
+    assert 'schema: "columns.toml"' in told(capsys, "train", "iql", "--data", "d.csv", "--schema", "columns.toml", "--print-config")[1]
     for more, size in (((), 100), (("--batch-size", 32), 32)):
         out = told(capsys, "train", "bcq", "--data", "d", "--recipe", "bcq_locomotion", *more, "--print-config")[1]
         assert json.loads(dict(line.split(": ", 1) for line in out.splitlines())["training"])["batch_size"] == size

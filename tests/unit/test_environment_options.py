@@ -45,9 +45,11 @@ def test_a_command_opens_an_environment_with_options(tmp_path: Path, capsys: pyt
     assert task_of(run)[:2] == (ENV, other)
     assert max(json.loads((run / "evaluations.jsonl").read_text().splitlines()[-1])["lengths"][0]) <= 3
     capsys.readouterr()
-    evaluate([str(run), "--episodes", "2", "--json", str(tmp_path / "found.json"), "--env-options", "max_episode_steps=2"])
+    evaluate(
+        [str(run), "--episodes", "2", "--discount", "0.9", "--json", str(tmp_path / "found.json"), "--env-options", "max_episode_steps=2"]
+    )
     assert f"in {ENV} with max_episode_steps=2: return" in capsys.readouterr().out
     found = json.loads((tmp_path / "found.json").read_text())
-    assert found["environment_options"] == {"max_episode_steps": 2} and max(found["lengths"][0]) <= 2
+    assert found["environment_options"] == {"max_episode_steps": 2} and found["discount"] == 0.9 and max(found["lengths"][0]) <= 2
     finetune([str(run), "--steps", "4", "--warm-start", "2", "--run", str(tmp_path / "on"), "--env-options", "slip=0.5"])
     assert task_of(tmp_path / "on")[:2] == (ENV, {"slip": 0.5})

@@ -55,19 +55,42 @@ def test_without_held_out_episodes_the_report_says_that_it_flatters(tmp_path: Pa
 def test_the_log_it_learned_from_is_known_by_its_steps_and_another_is_not_said_to_be_held_out(tmp_path: Path) -> None:
     dataset = log()
     run = trained(tmp_path / "run", dataset, 0.4)
-    more = {**dataset.columns, "infos/policy_id": np.arange(len(dataset)) % 2}
-    reread = Dataset(dataset.spec, more, dataset.offsets, dataset.final_observations, dataset.metadata)
+
+    def by(**more: np.ndarray) -> Dataset:
+        return Dataset(dataset.spec, {**dataset.columns, **more}, dataset.offsets, dataset.final_observations, dataset.metadata)
+
+    infos = by(**{"infos/policy_id": np.repeat(np.arange(300) % 2, dataset.lengths)})
+    groups = by(groups=np.repeat(np.arange(300) // 5, dataset.lengths))
     half = dataset.select(np.arange(150))
-    for judged, words in (
-        (reread, "read with other columns"),
-        (half, "another log than it was trained on; that they have no episode in common"),
-    ):
+    cases = (
+        (infos, 120, "episodes held out of its training", "pass"),
+        (groups, 300, "trained on the log that judges it, in other groups", "warn"),
+        (half, 150, "another log than it was trained on; that they have no episode in common is not checked", "pass"),
+    )
+    for judged, episodes, words, status in cases:
         found = stitchrl.trust(run, judged, quick=True).record
-        assert found["data"]["episodes"] == judged.episodes
-        assert words in found["selection"]["words"]
-        assert next(c for c in found["checks"] if c["name"] == "selection")["status"] == ("warn" if judged is reread else "pass")
-    told = [one.provenance.same_data for one in stitchrl.select([run], reread, quick=True).candidates if one.provenance is not None]
-    assert told.count(True) == 1
+        assert found["data"]["episodes"] == episodes and words in found["selection"]["words"]
+        assert next(c for c in found["checks"] if c["name"] == "selection")["status"] == status
+    selection = stitchrl.select([run], groups, quick=True)
+    assert [one.provenance.same_data for one in selection.candidates if one.provenance is not None].count(True) == 1
+    config = json.loads((run / "config.json").read_text())
+    del config["data"]["steps_fingerprint"]  # as before
+    (run / "config.json").write_text(json.dumps(config))
+    found = stitchrl.trust(run, infos, quick=True).record
+    assert "nothing tells whether it was trained on these episodes" in found["selection"]["words"]
+    assert next(c for c in found["checks"] if c["name"] == "selection")["status"] == "warn"
+
+
+def test_a_column_of_loggers_that_is_not_there_is_refused_and_one_that_is_needs_no_infos(tmp_path: Path) -> None:
+    told = log(300)
+    columns = {**told.columns, "infos/policy_id": np.repeat(np.arange(300) % 2, told.lengths)}
+    dataset = Dataset(told.spec, columns, told.offsets, told.final_observations, told.metadata)
+    run = trained(tmp_path / "run", dataset, 0.0)
+    with pytest.raises(ConfigError, match="loggers is 'nosuch'; the data have no such column, but .*infos/policy_id"):
+        stitchrl.trust(run, dataset, quick=True, loggers="nosuch")
+    short, long = (stitchrl.trust(run, dataset, quick=True, loggers=name).record["checks"] for name in ("policy_id", "infos/policy_id"))
+    assert [c for c in short if c["name"] == "leave_one_logger_out"] == [c for c in long if c["name"] == "leave_one_logger_out"]
+    assert next(c for c in short if c["name"] == "leave_one_logger_out")["status"] != "not run"
 
 
 def test_a_log_without_rewards_estimates_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from stitchrl.core.spec import Box, Discrete, Space
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+EPISODE_NAMES = ("episode", "episodes", "episode_id", "episode_ids")  # of a column that says which episode a row is of
+
 _CHUNK = 1 << 18  # rows looked at together, so that a check of a memory-mapped column needs little memory
 _FLOAT32_EXACT = 1 << 24  # above this, float32 no longer holds every integer
 

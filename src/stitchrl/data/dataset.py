@@ -212,11 +212,15 @@ class Dataset:
         return self._hashed(self.columns, json.dumps(self.spec.to_json(), sort_keys=True))
 
     def steps_fingerprint(self) -> str:
-        """Returns the sha256 of what was seen, done and earned, however the log was read: with or without groups and further columns."""
-        names = ("observations", "actions", "rewards", "terminals", "timeouts")
-        return self._hashed({name: self.columns[name] for name in names}, "")
+        """Returns the sha256 of what was done and earned, and of what was seen at the ends of episodes: the same however the log was read."""
+        columns = {name: self.columns[name] for name in ("actions", "rewards", "terminals", "timeouts")}
+        return self._hashed(columns | {"first_observations": self.observations[self.offsets[:-1]]})
 
-    def _hashed(self, columns: Mapping[str, Array], beside: str) -> str:
+    def groups_fingerprint(self) -> str | None:
+        """Returns the sha256 of the groups; None where there are none."""
+        return self._hashed({"groups": self.columns["groups"]}) if "groups" in self.columns else None
+
+    def _hashed(self, columns: Mapping[str, Array], beside: str = "") -> str:
         digest = hashlib.sha256(beside.encode())
         arrays = {**{f"columns/{name}": column for name, column in columns.items()}, "offsets": self.offsets}
         arrays["final_observations"] = self.final_observations

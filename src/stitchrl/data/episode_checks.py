@@ -9,6 +9,7 @@ import numpy as np
 
 from stitchrl.core.spec import Box, Discrete
 from stitchrl.data.column_checks import at_rows
+from stitchrl.data.columns import EPISODE_NAMES
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.findings import SHOWN, Finding, Severity
 
@@ -20,6 +21,7 @@ SAMPLE = 100_000  # steps that the leakage checks look at
 def check_reading(dataset: Dataset) -> list[Finding]:
     """Returns what the reader had to leave out or decide, as it noted in the metadata."""
     found, noted = [], dataset.metadata
+    severity: Severity
     if dropped := int(noted.get("dropped_transitions") or 0):
         episodes = int(noted.get("dropped_episodes") or 0)
         message = f"{dropped:,} steps were left out when the file was read: the last of an episode, where nothing tells what followed it"
@@ -27,15 +29,16 @@ def check_reading(dataset: Dataset) -> list[Finding]:
         advice = (
             "If the task ended there, say so in a column of terminals: the step and its reward count then. Else add the final observations."
         )
-        severity: Severity = "note" if noted.get("layout") == "ogbench" else "warning"
+        severity = "note" if noted.get("layout") == "ogbench" else "warning"
         found.append(Finding("dropped-step", severity, message, "terminals", (), (), dropped, advice))
     if left := [str(name) for name in noted.get("columns_left_out") or ()]:
         shown = ", ".join(map(repr, left[:SHOWN])) + (f" and {len(left) - SHOWN:,} more" if len(left) > SHOWN else "")
         advice = "Rename what is one of the columns that are read (docs/data.md), or name further ones with infos when reading."
-        named = any(name.removeprefix("infos/").startswith("episode") for name in left)  # which would have told where episodes end
-        found.append(
-            Finding("columns-left-out", "warning" if named else "note", f"the file has {shown}, not read", "", (), (), len(left), advice)
-        )
+        named = set(EPISODE_NAMES) & {name.removeprefix("infos/") for name in left} and int(np.asarray(dataset.timeouts).sum()) <= 1
+        if named:  # it would have told where episodes end, and nothing else does
+            advice = "Give each row the number of its episode there, the rows of one episode together: where episodes end is then known."
+        severity = "warning" if named else "note"
+        found.append(Finding("columns-left-out", severity, f"the file has {shown}, not read", "", (), (), len(left), advice))
     if apart := int(noted.get("scattered_episodes") or 0):
         message = f"the rows of {apart:,} episodes are not together in the file; they were put together in its order"
         advice = "Where two episodes have one name, as in two logs that were joined, give them two; else name the column of time."

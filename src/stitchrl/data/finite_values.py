@@ -27,9 +27,14 @@ def check_finite(dataset: Dataset, name: str) -> None:
             )
 
 
+def lacks_rewards(dataset: Dataset) -> bool:
+    """Whether zeros stand where the log's source found no rewards."""
+    return bool(dataset.metadata.get("rewards_missing")) and not dataset.columns["rewards"].any()
+
+
 def check_rewards_told(dataset: Dataset, reader: str, todo: str) -> None:
     """Raises DataError where the log's source found no rewards, and holds zeros in their place, for whoever reads them."""
-    if dataset.metadata.get("rewards_missing") and not dataset.columns["rewards"].any():
+    if lacks_rewards(dataset):
         raise DataError(
             f"{dataset.metadata.get('name', 'data')}: has no rewards, which {reader} reads: zeros stand in their place. Give the log a column "
             f"'rewards' (of a table: --table.reward){todo}"

@@ -27,7 +27,7 @@ FLIPS = (1.25, 1.05)  # gamma: below the first a warning, below the second a fai
 @final
 @dataclass(frozen=True)
 class Provenance:
-    """Where a policy comes from. trained_on: "these" episodes, "reread" (these, by other columns), "others" of its log, "another" log, or
+    """Where a policy comes from. trained_on: "these" episodes, "regrouped" (these, in other groups), "others" of its log, "another" log, or
     "unknown". online: episodes run in an environment before now. learned_steps: its own steps in an environment that it learned from
     (`stitchrl finetune`)."""
 
@@ -40,7 +40,7 @@ class Provenance:
         """How the policy was trained and chosen, as far as its run tells."""
         on = {
             "these": "trained on the very episodes that judge it, which flatters it",
-            "reread": "trained on the log that judges it, read with other columns; which episodes it held out is not known, so it may be flattered",
+            "regrouped": "trained on the log that judges it, in other groups; which episodes it held out is not known, so it may be flattered",
             "others": "judged on episodes held out of its training",
             "another": "judged on another log than it was trained on; that they have no episode in common is not checked",
             "unknown": "nothing tells whether it was trained on these episodes",
@@ -135,7 +135,7 @@ def _difference(interval: Interval | None, trained_on: str) -> Check:
     if interval is None or not math.isfinite(interval.low + interval.high):
         return check("difference", "not run", "the difference to the logged policy has no interval")
     words = f"{abs(interval.estimate):.4g} ({interval.low:.4g} to {interval.high:.4g})"
-    if interval.low > 0 and trained_on in ("these", "reread"):  # what flatters cannot show that it is better; that it is worse, it can
+    if interval.low > 0 and trained_on in ("these", "regrouped"):  # what flatters cannot show that it is better; that it is worse, it can
         more = f"it looks worth more than the logged policy by {words}, but on the episodes it learned from, which flatters it"
         return check("difference", "warn", more, interval.low, 0.0, "judging on episodes held out: train with --preprocessing.held-out 0.3")
     if interval.low > 0:

@@ -98,7 +98,8 @@ class Run:
     @property
     def changes(self) -> list[tuple[int, list[str]]]:
         """What a resume was allowed to change: the step at which it was, and a line for each setting."""
-        return [(int(change["step"]), [str(line) for line in change["changed"]]) for change in self.config.get("changes", [])]
+        told = [change for change in self.config.get("changes") or [] if isinstance(change, Mapping)]
+        return [(int(change.get("step") or 0), [str(line) for line in change.get("changed") or []]) for change in told]
 
 
 def _mapping(value: Any) -> dict[str, Any]:

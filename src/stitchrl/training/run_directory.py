@@ -21,7 +21,7 @@ FREE = ("version", "versions", "training.device", "training.compile_reason", "tr
         "online.rows_from_log",  # follows from the mixing and the batch size, which may not
         "logging", "evaluation", "data.source",
         "data.table_schema",  # what was read by it has a fingerprint, which may not
-        "data.steps_fingerprint",  # part of that
+        "data.steps_fingerprint", "data.groups_fingerprint",  # parts of that
         "data.environment",  # told of the log; the one that policies are judged in is `environment`
         "parent.path", "command", "changes")  # fmt: skip
 

@@ -206,12 +206,45 @@ def test_episodes_are_told_apart_by_their_column_beside_timeouts_of_zeros(tmp_pa
     np.savez(tmp_path / "log.npz", **rows)
     d = npz.read(tmp_path / "log.npz")
     assert d.lengths.tolist() == [2, 3] and d.timeouts.tolist() == [False, True, False, False, True]
+    np.savez(tmp_path / "log.npz", **rows | {"episode_id": np.array(ids)[:, None]} if ids[0] == 7 else rows)
+    assert npz.read(tmp_path / "log.npz").lengths.tolist() == [2, 3]
+    del rows["timeouts"]
     np.savez(tmp_path / "log.npz", **rows | {"episode_id": np.array(ids)[[0, 2, 1, 3, 4]]})
     with pytest.raises(DataError, match="an episode's rows are not together"):
         npz.read(tmp_path / "log.npz")
     np.savez(tmp_path / "log.npz", **rows | {"episode_id": np.array(ids)[:4]})
     with pytest.raises(DataError, match=r"'episode' has shape \[4\]"):
         npz.read(tmp_path / "log.npz")
+
+
+@pytest.mark.parametrize(
+    "told", [{"episodes": np.array(2)}, {"episode_ids": np.arange(2)}, {"episode": np.array([0, 0, 1, 1, 0])}, {"episode": np.ones(5) / 3}]
+)
+def test_a_column_that_tells_no_ends_leaves_good_timeouts_alone(told: dict[str, Any]) -> None:
+    rows = {
+        "observations": np.arange(5.0)[:, None],
+        "actions": np.zeros((5, 1)),
+        "rewards": np.ones(5),
+        "timeouts": np.array([0, 1, 0, 0, 1.0]),
+    }
+    rows |= {"next_observations": np.arange(1.0, 6)[:, None]}
+    d = arrays.read(rows | told)
+    assert d.lengths.tolist() == [2, 3]
+    (found,) = [finding for finding in examine(d) if finding.code == "columns-left-out"]
+    assert found.severity == "note"
+
+
+def test_text_beside_the_numbers_of_episodes_is_no_column(tmp_path: Path) -> None:
+    rows = {
+        "observations": np.arange(4.0)[:, None],
+        "actions": np.zeros((4, 1)),
+        "rewards": np.ones(4),
+        "terminals": np.array([0, 1, 0, 1.0]),
+    }
+    np.savez(tmp_path / "log.npz", **rows, episode=np.array([0, 0, 1, 1]), episode_id=np.array(list("aabb")))
+    assert npz.read(tmp_path / "log.npz").lengths.tolist() == [2, 2]
+    np.savez(tmp_path / "log.npz", **rows, episode=np.array("an episode log"))
+    assert npz.read(tmp_path / "log.npz").lengths.tolist() == [2, 2]
 
 
 def test_columns_that_are_not_read_are_told_by_the_examination(tmp_path: Path) -> None:
@@ -238,3 +271,5 @@ def test_an_unfinished_trajectory_of_ogbenchs_layout_is_told_by_its_number() -> 
     rows = {"observations": np.arange(6.0)[:, None], "actions": np.zeros((6, 1)), "terminals": np.array([0, 0, 1, 0, 0, 0.0])}
     d = arrays.read(rows)
     assert d.episodes == 2 and d.metadata["unfinished_episode"] == 1
+    d = arrays.read({name: column[:4] for name, column in rows.items()})  # of the last one no step is left
+    assert d.episodes == 1 and "unfinished_episode" not in d.metadata

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Discrete, Spec
 from stitchrl.data import sources
+from stitchrl.data.dataset import Dataset
 from stitchrl.data.doctor import examine
 from stitchrl.data.sources import csv, parquet
 from stitchrl.data.sources.tables import TableSchema
@@ -182,9 +183,15 @@ def test_a_table_without_rewards_says_so_and_keeps_it_through_tables(tmp_path: P
         for schema in (None, told):
             again = sources.read(tmp_path / name, schema=schema)
             assert again.metadata["rewards_missing"] and again.terminals.tolist() == d.terminals.tolist()
-    (tmp_path / "near.csv").write_text(rows.replace("obs_0", "rewards,obs_0").replace(",0.", ",1,0."))
-    with pytest.raises(DataError, match="no column 'reward' for reward; nearest is 'rewards'"):
-        sources.read(tmp_path / "near.csv")
+    for near in ("rewards", "REWARD", "ward"):
+        (tmp_path / "near.csv").write_text(rows.replace("obs_0", f"{near},obs_0").replace(",0.", ",1,0."))
+        with pytest.raises(DataError, match=f"no column 'reward' for reward; nearest is '{near}'.*or say that there is none"):
+            sources.read(tmp_path / "near.csv")
+    (tmp_path / "none.toml").write_text('episode = "episode"\nterminal = "terminal"\nreward = ""\n')
+    assert sources.read(tmp_path / "near.csv", schema=tmp_path / "none.toml").metadata["rewards_missing"]
+    given = Dataset(d.spec, {**d.columns, "rewards": np.arange(3, dtype=np.float32)}, d.offsets, d.final_observations, d.metadata)
+    sources.write(given, tmp_path / "given.csv")  # what it was read from had none; it has
+    assert sources.read(tmp_path / "given.csv").rewards.tolist() == [0, 1, 2]
 
 
 def test_columns_of_our_own_names_that_a_schema_leaves_out_are_told(tmp_path: Path) -> None:
@@ -218,6 +225,9 @@ def test_the_last_episode_is_counted_among_those_that_are_left(tmp_path: Path) -
     (tmp_path / "log.csv").write_text("obs_0,action,reward,timeout\n0.5,0,0,1\n0.6,1,1,0\n0.7,1,1,1\n0.8,0,0,0\n0.9,0,0,0\n")
     d = sources.read(tmp_path / "log.csv")
     assert d.metadata["dropped_episodes"] == 1 and d.episodes == 2 and d.metadata["unfinished_episode"] == 1
+    (tmp_path / "log.csv").write_text("obs_0,action,reward,timeout\n0.5,0,0,0\n0.6,1,1,0\n0.7,1,1,1\n0.8,0,0,0\n")
+    d = sources.read(tmp_path / "log.csv")
+    assert d.episodes == 1 and "unfinished_episode" not in d.metadata
 
 
 def test_rows_of_one_episode_with_others_between_them_are_told_where_no_time_orders_them(tmp_path: Path) -> None:

@@ -15,13 +15,12 @@ import numpy as np
 
 from stitchrl.core.errors import DataError
 from stitchrl.core.spec import Box, Discrete, Spec
-from stitchrl.data.columns import Array, flag_column, integer_column
+from stitchrl.data.columns import EPISODE_NAMES, Array, flag_column, integer_column
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.frame_stacks import frames_of, single_frames, stack_frames
 from stitchrl.data.storage import parse_json
 
 OWN_RECORD = "stitchrl_json"  # a uint8 column of JSON: spec and metadata, in files that this library wrote
-EPISODE_NAMES = ("episode", "episodes", "episode_id", "episode_ids")  # may be text
 _USUAL_NAMES = {
     "observations": ("observations", "observation", "obs", "states", "state"),
     "actions": ("actions", "action"),
@@ -213,12 +212,12 @@ def _choose_infos(
 
 def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | None, metadata: dict[str, Any]) -> Array:
     """Returns where the clock ended an episode, from whatever the log has to say it."""
+    if "timeouts" in columns:
+        return _timeouts_beside_names(columns, rows, metadata)
     ends = _ends_of_names(columns, rows)
-    if "timeouts" in columns and ends is None:
-        return columns["timeouts"]
     timeouts = np.zeros(rows, dtype=np.bool_)
-    if ends is not None:  # beside timeouts too, which may be a column of zeros
-        timeouts = ends | flag_column(columns["timeouts"], "timeouts") if "timeouts" in columns else ends
+    if ends is not None:
+        timeouts = ends
     elif episode_length is not None:
         metadata["timeouts_from_episode_length"] = episode_length
         if episode_length < 1:
@@ -237,12 +236,31 @@ def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | Non
     return timeouts if "terminals" not in columns else timeouts & ~flag_column(columns["terminals"], "terminals")
 
 
+def _timeouts_beside_names(columns: Mapping[str, Array], rows: int, metadata: dict[str, Any]) -> Array:
+    """Returns the logged timeouts, and the ends of named episodes beside them: timeouts may be a column of zeros. Names that tell no ends
+    (one an episode, say, or others' rows between theirs) are noted as left out."""
+    try:
+        ends = _ends_of_names(columns, rows)
+    except DataError:
+        metadata["columns_left_out"] = [
+            *metadata.get("columns_left_out", []),
+            "episode_starts" if "episode_starts" in columns else "episode",
+        ]
+        return columns["timeouts"]
+    if ends is None:
+        return columns["timeouts"]
+    terminals = flag_column(columns["terminals"], "terminals") if "terminals" in columns else np.zeros(rows, dtype=np.bool_)
+    return flag_column(columns["timeouts"], "timeouts") | (ends & ~terminals)
+
+
 def _ends_of_names(columns: Mapping[str, Array], rows: int) -> Array | None:
     """Returns the last row of each episode, where a column says which row is of which, or begins one; else None."""
     name = next((x for x in ("episode_starts", "episode") if x in columns), None)
     if name is None:
         return None
     values = columns[name]
+    if values.shape == (rows, 1):
+        values = values[:, 0]
     if values.shape != (rows,):
         raise DataError(f"'{name}' has shape {list(values.shape)} and 'observations' {rows:,} rows; each step needs one")
     ends = np.ones(rows, dtype=np.bool_)
@@ -292,7 +310,8 @@ def _from_ogbench(columns: Mapping[str, Array], extra: dict[str, Array], spec: S
     terminals = finished[keep]
     timeouts = last[keep + 1] & ~terminals
     metadata |= {"layout": "ogbench", "dropped_transitions": int(last.sum())}
-    metadata |= {"unfinished_episode": int((terminals | timeouts).sum()) - 1} if unfinished else {}
+    if unfinished and not last[-2]:  # its trajectory keeps a step
+        metadata["unfinished_episode"] = int((terminals | timeouts).sum()) - 1
     final = observations[keep[terminals | timeouts] + 1]
     columns = {name: columns[name] for name in ("observations", "actions", "rewards")} | extra
     for name, column in columns.items():

@@ -47,6 +47,7 @@ def read(
     source = _source(path, max_bytes)
     names = _names(source, path)
     resolved = _resolve(TableSchema.told_as(schema), names, path.name)
+    resolved.warn_of_unread(names)
     frame = None
     for looked_at in (10_000, None):  # a column may look whole for long, and then not be
         try:

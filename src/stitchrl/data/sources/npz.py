@@ -12,7 +12,7 @@ from typing import Any, final
 import numpy as np
 
 from stitchrl.core.errors import DataError
-from stitchrl.data.columns import Array
+from stitchrl.data.columns import EPISODE_NAMES, Array
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.npy import NpyHeader, read_npy_header
 from stitchrl.data.sources import arrays
@@ -87,7 +87,7 @@ class _Archive(Mapping[str, Array]):
         view = array.reshape(-1, order="F" if header.fortran else "C").view(np.uint8)
         try:
             with self._zip.open(info) as stream:
-                read_npy_header(stream, info.file_size, place, kinds="fiubUS" if name in arrays.EPISODE_NAMES else "fiub")
+                read_npy_header(stream, info.file_size, place, kinds="fiubUS" if name in EPISODE_NAMES else "fiub")
                 filled = 0
                 while filled < header.nbytes:
                     piece = stream.read(min(_CHUNK, header.nbytes - filled))
@@ -127,11 +127,12 @@ class _Archive(Mapping[str, Array]):
             except _BAD_ZIP as error:
                 raise DataError(f"{place}: damaged ({str(error)[:120]})") from None
             self._members[name] = (info, header)
-        text = [
-            name
-            for name, (_, header) in self._members.items()
-            if header.dtype.kind in "US" and name not in ("observations", "actions", *arrays.EPISODE_NAMES)
-        ]
+        named = next(
+            (name for name in EPISODE_NAMES if name in self._members), None
+        )  # the one that is read, where it has a text for each row
+        named = named if named is not None and self._members[named][1].shape not in ((), (1,)) else None
+        text = [name for name, (_, header) in self._members.items() if header.dtype.kind in "US"]
+        text = [name for name in text if name not in ("observations", "actions", named)]
         self.text = [name for name in text if self._members[name][1].shape not in ((), (1,))]  # a single one is a description, no column
         for name in text:
             del self._members[name]

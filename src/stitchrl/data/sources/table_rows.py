@@ -7,6 +7,7 @@ import numpy as np
 from stitchrl.core.errors import DataError
 from stitchrl.data.columns import Array
 from stitchrl.data.dataset import Dataset
+from stitchrl.data.finite_values import lacks_rewards
 
 
 def rows_of(dataset: Dataset, where: str) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -26,7 +27,7 @@ def rows_of(dataset: Dataset, where: str) -> tuple[dict[str, Array], dict[str, A
     names = {"rewards": "reward", "terminals": "terminal", "timeouts": "timeout", "groups": "group"}
     names |= {"behaviour_log_probabilities": "behaviour_log_probability", "goals": "goal", "actions": "action"}
     for name, column in dataset.columns.items():
-        if name == "observations" or (name == "rewards" and dataset.metadata.get("rewards_missing")):
+        if name == "observations" or (name == "rewards" and lacks_rewards(dataset)):
             continue
         if column.ndim > 2:
             raise DataError(f"{where}: column '{name}' of shape {list(column.shape[1:])} does not fit a table; write .npz instead")

@@ -73,6 +73,7 @@ class TableSchema:
                 expected = "true or false" if flag else "a list of column names" if name in _LISTS else "a column name"
                 raise ConfigError(f"table schema: {name} is {str(value)[:60]!r}; expected {expected}")
         told: dict[str, Any] = {name: value for name, value in values.items() if value is not None or name == "reward"}
+        told |= {"reward": None} if told.get("reward") == "" else {}  # as TOML says it, which knows no null
         lists = {name: (value,) if isinstance(value, str) else tuple(value) for name, value in told.items() if name in _LISTS}
         return cls(**told | lists)
 
@@ -122,21 +123,30 @@ class TableSchema:
         for field in fields(self):
             value = getattr(self, field.name)
             if isinstance(value, str) and value not in names:
-                near = difflib.get_close_matches(value, names, n=1, cutoff=0.0)
-                if field.name == "reward" and value == field.default and not difflib.get_close_matches(value, names, n=1):
-                    found["reward"] = None  # not told, and nothing there that could be meant
-                    continue
-                raise DataError(f"no column {value!r} for {field.name}; nearest is {(near or ['(the table has none)'])[0]!r}")
-        resolved = replace(self, **found)
-        own = (*(() if self.one_step else ("terminal", "timeout")), "behaviour_probability", "behaviour_log_probability")
-        unread = [name for name in own if name in names and name not in resolved.columns()]
-        if unread:
-            told = f"'{unread[0]}' (--table.{unread[0].replace('_', '-')} {unread[0]})"
-            warnings.warn(
-                f"the table has {', '.join(map(repr, unread))}, which the schema does not name: not read. Name {told}", stacklevel=4
-            )
+                near = (difflib.get_close_matches(value, names, n=1, cutoff=0.0) or ["(the table has none)"])[0]
+                if field.name == "reward" and value == field.default:  # not told
+                    found["reward"], near = None, self._like_a_reward(names) or ""
+                if near:
+                    none = ". Name the column, or say that there is none: --table.reward None" if field.name == "reward" else ""
+                    raise DataError(f"no column {value!r} for {field.name}; nearest is {near!r}{none}")
         found["categories"] = categories_of(self.categories, names, (*found["observations"], *found["actions"]))
         return replace(self, **found)
+
+    def _like_a_reward(self, names: Sequence[str]) -> str | None:
+        """Returns the column, of those that mean nothing else, that may be meant for the reward; None where none is like one."""
+        told = {value for value in vars(self).values() if isinstance(value, str)}
+        free = {x.lower(): x for x in names if x not in told and not x.startswith(("obs_", "next_obs_", "action_", "goal_", "info_"))}
+        near = difflib.get_close_matches("reward", free, n=1)
+        return free[near[0]] if near else None
+
+    def warn_of_unread(self, names: Sequence[str]) -> None:
+        """Warns of columns with this library's own names that a resolved schema leaves out."""
+        own = (*(() if self.one_step else ("terminal", "timeout")), "behaviour_probability", "behaviour_log_probability")
+        unread = [name for name in own if name in names and name not in self.columns()]
+        if unread:
+            told = f"'{unread[0]}' (--table.{unread[0].replace('_', '-')} {unread[0]})"
+            text = f"the table has {', '.join(map(repr, unread))}, which the schema does not name: not read. Name {told}"
+            warnings.warn(text, stacklevel=3)
 
     def columns(self) -> list[str]:
         """Returns the names of all columns that a resolved schema needs, each once."""
@@ -261,7 +271,7 @@ class _Table:
         both = int((self.terminals & self.timeouts).sum())
         metadata |= {"terminal_and_timeout": both} if both else {}
         metadata |= {"scattered_episodes": self.scattered} if self.scattered else {}
-        if schema.episode is None and not (self.final_row[-1] or self.terminals[-1] or self.timeouts[-1]):
+        if schema.episode is None and self.left[-1] and not (self.final_row[-1] or self.terminals[-1] or self.timeouts[-1]):
             metadata["unfinished_episode"] = int(self.left.sum()) - 1
         following = None
         if schema.next_observations:
