@@ -195,14 +195,16 @@ def _against_theirs(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
     for row in goals:
         rate = 0.05 if row["method"] in ("gcivl", "gciql", "hiql") else None  # of the suite; the others have no targets
         of_suite = {"log": row["dataset"], "method": row["method"], "width": 128, "target_rate": rate, "step": row["last"]["step"]}
-        ours.setdefault(_alike(of_suite), {}).setdefault(row["seed"], []).append(statistics.fmean(row["last"]["scores"]))
+        ours.setdefault(_alike(of_suite), {})[row["seed"]] = [statistics.fmean(row["last"]["scores"])]  # the newest line is the suite's
     found: dict[tuple[Any, ...], dict[int, float]] = {}
     for row in theirs:
         found.setdefault(_alike(row), {})[row["seed"]] = 100 * row["success"]
     lines = []
-    for key, scores in sorted(found.items(), key=lambda cell: (cell[0][0], cell[0][-1], cell[0][1])):
+    for key, scores in sorted(
+        ((key, scores) for key, scores in found.items() if key in ours), key=lambda cell: (cell[0][0], cell[0][-1], cell[0][1])
+    ):
         log, method, width, layers, *_, step = key
-        own = [statistics.fmean(runs) for runs in ours.get(key, {}).values()]
+        own = [statistics.fmean(runs) for runs in ours[key].values()]
         shown = f"{mean_and_error(own)} | {len(own)} | {mean_and_error([*scores.values()])} | {len(scores)}"
         lines.append(f"| `{log}` | {width} × {layers} | {step:,} | `{method}` | {shown} | {_told_alike(own, [*scores.values()])} |")
     before = """\
