@@ -37,7 +37,10 @@ def check_reading(dataset: Dataset) -> list[Finding]:
         named = set(EPISODE_NAMES) & {name.removeprefix("infos/") for name in left} and int(np.asarray(dataset.timeouts).sum()) <= 1
         if named:  # it would have told where episodes end, and nothing else does
             advice = "Give each row the number of its episode there, the rows of one episode together: where episodes end is then known."
-        severity = "warning" if named else "note"
+        flags = [name for name in ("terminal", "timeout") if name in left]  # of a table, by our own names
+        if flags:
+            advice = f"Name it in the schema (--table.{flags[0]} {flags[0]}), unless it says something else than how episodes end."
+        severity = "warning" if named or flags else "note"
         found.append(Finding("columns-left-out", severity, f"the file has {shown}, not read", "", (), (), len(left), advice))
     if apart := int(noted.get("scattered_episodes") or 0):
         message = f"the rows of {apart:,} episodes are not together in the file; they were put together in its order"

@@ -196,8 +196,10 @@ def test_a_table_without_rewards_says_so_and_keeps_it_through_tables(tmp_path: P
 
 def test_columns_of_our_own_names_that_a_schema_leaves_out_are_told(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("episode,obs_0,action,reward,terminal\na,0.5,0,0,0\na,0.6,1,1,1\n")
-    with pytest.warns(UserWarning, match="the table has 'terminal', which the schema does not name: not read"):
-        assert not sources.read(tmp_path / "log.csv", schema={"episode": "episode"}).terminals.any()
+    d = sources.read(tmp_path / "log.csv", schema={"episode": "episode"})
+    assert not d.terminals.any()
+    (found,) = [finding for finding in examine(d) if finding.code == "columns-left-out"]
+    assert found.severity == "warning" and "'terminal'" in found.message and "--table.terminal terminal" in found.advice
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])

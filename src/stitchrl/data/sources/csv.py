@@ -47,7 +47,6 @@ def read(
     source = _source(path, max_bytes)
     names = _names(source, path)
     resolved = _resolve(TableSchema.told_as(schema), names, path.name)
-    resolved.warn_of_unread(names)
     frame = None
     for looked_at in (10_000, None):  # a column may look whole for long, and then not be
         try:
@@ -75,7 +74,7 @@ def read(
                 frame = frame.with_columns(numbers)
     frame, coded = code_categories(frame, resolved, path.name)
     put_frame(frame, resolved.text_columns(), path.name, sink)
-    return build(sink.columns(), resolved, path.name, spec, {**(metadata or {}), **coded})
+    return build(sink.columns(), resolved, path.name, spec, {**(metadata or {}), **coded, **resolved.unread(names)})
 
 
 def write(dataset: Dataset, path: str | Path) -> None:

@@ -41,8 +41,7 @@ def read(
     options = {"schema": None if schema is None else asdict(schema)}
     columns, notes = extract(extract_table, path, options, isolated, max_bytes)
     resolved = (schema or TableSchema.of_columns(notes["names"])).resolve(notes["names"])
-    resolved.warn_of_unread(notes["names"])
-    return build(columns, resolved, path.name, spec, {**(metadata or {}), **notes["coded"]})
+    return build(columns, resolved, path.name, spec, {**(metadata or {}), **notes["coded"], **resolved.unread(notes["names"])})
 
 
 def write(dataset: Dataset, path: str | Path) -> None:

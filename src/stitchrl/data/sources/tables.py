@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import tomllib
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -139,14 +138,11 @@ class TableSchema:
         near = difflib.get_close_matches("reward", free, n=1)
         return free[near[0]] if near else None
 
-    def warn_of_unread(self, names: Sequence[str]) -> None:
-        """Warns of columns with this library's own names that a resolved schema leaves out."""
+    def unread(self, names: Sequence[str]) -> dict[str, Any]:
+        """Returns as metadata the columns with this library's own names that a resolved schema leaves out."""
         own = (*(() if self.one_step else ("terminal", "timeout")), "behaviour_probability", "behaviour_log_probability")
-        unread = [name for name in own if name in names and name not in self.columns()]
-        if unread:
-            told = f"'{unread[0]}' (--table.{unread[0].replace('_', '-')} {unread[0]})"
-            text = f"the table has {', '.join(map(repr, unread))}, which the schema does not name: not read. Name {told}"
-            warnings.warn(text, stacklevel=3)
+        left_out = [name for name in own if name in names and name not in self.columns()]
+        return {"columns_left_out": left_out} if left_out else {}
 
     def columns(self) -> list[str]:
         """Returns the names of all columns that a resolved schema needs, each once."""
