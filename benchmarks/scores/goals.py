@@ -219,7 +219,8 @@ Update for update they are the same: with the same weights and batches, in float
 {apart:.0e} apart after {told["steps"]} steps, in which they move by up to {moved:.2f} (`peers/ogbench_parity.py`, raw/parity_ogbench.json). Three
 differences are undone for that: Flax's layer norm adds 1e-6 to a variance, PyTorch's 1e-5; OGBench's target networks follow the weights before a
 step, ours those after it; its HIQL reads goals in the target value through the representation of now, ours through one that is averaged too.
-First weights and draws of goals differ, as told in [`gcivl`](../../docs/algorithms/gcivl.md). Where ours are below, the cause was not found; seeds differ by tens of points in so few steps."""
+First weights and draws of goals differ, as told in [`gcivl`](../../docs/algorithms/gcivl.md). Where ours are
+below, the cause was not found; seeds differ by tens of points in so few steps."""
     heads = (
         "| log | networks | steps | method | ours, % | seeds | OGBench's code, % | seeds | within |",
         "|---|---|---:|---|---:|---:|---:|---:|---|",
