@@ -28,10 +28,8 @@ HERE = Path(__file__).parent
 RAW, PAGE = HERE / "raw" / "goals.jsonl", HERE / "GOALS.md"
 BEFORE = HERE / "raw" / "goals_before.jsonl"  # on logs that were made otherwise
 ANTS = HERE / "raw" / "ants.jsonl"  # of ants.py
-THEIRS, PARITY = (
-    HERE / "raw" / "goals_ogbench.jsonl",
-    HERE / "raw" / "parity_ogbench.json",
-)  # of peers/ogbench_goals.py and ogbench_parity.py
+THEIRS = HERE / "raw" / "goals_ogbench.jsonl"  # of peers/ogbench_goals.py
+PARITY = HERE / "raw" / "parity_ogbench.json"  # of peers/ogbench_parity.py
 STANDARD = HERE / "standard" / "raw.jsonl"  # of `stitchrl benchmark run`
 WALKER = "the walker, told the way"
 EPISODES = 50
@@ -191,8 +189,7 @@ def _against_theirs(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
     for row in rows:
         if not row.get("standardized") and _setting(row)[-1] in ("", "again"):
             ours.setdefault(_alike(row), {}).setdefault(row["seed"], []).append(100 * row["success"])
-    goals = [row for row in read_rows(STANDARD) if row["dataset"] == "pointmaze/navigate"]
-    for row in goals:
+    for row in (row for row in read_rows(STANDARD) if row["dataset"] == "pointmaze/navigate"):
         rate = 0.05 if row["method"] in ("gcivl", "gciql", "hiql") else None  # of the suite; the others have no targets
         of_suite = {"log": row["dataset"], "method": row["method"], "width": 128, "target_rate": rate, "step": row["last"]["step"]}
         ours.setdefault(_alike(of_suite), {})[row["seed"]] = [statistics.fmean(row["last"]["scores"])]  # the newest line is the suite's
@@ -205,8 +202,10 @@ def _against_theirs(rows: list[dict[str, Any]], theirs: list[dict[str, Any]]) ->
     ):
         log, method, width, layers, *_, step = key
         own = [statistics.fmean(runs) for runs in ours[key].values()]
-        shown = f"{mean_and_error(own)} | {len(own)} | {mean_and_error([*scores.values()])} | {len(scores)}"
-        lines.append(f"| `{log}` | {width} × {layers} | {step:,} | `{method}` | {shown} | {_told_alike(own, [*scores.values()])} |")
+        other = [*scores.values()]
+        spread = statistics.fmean(other), statistics.stdev(other) if len(other) > 1 else 0.0
+        shown = f"{mean_and_error(own)} | {len(own)} | {mean_and_error(other)} | {len(other)}"
+        lines.append(f"| `{log}` | {width} × {layers} | {step:,} | `{method}` | {shown} | {_judged(own, spread, len(other))} |")
     before = """\
 Its agents (JAX; `peers/ogbench_goals.py`, raw/goals_ogbench.jsonl; put together from stored copies, [as told](peers/README.md)) on our logs,
 with batches of 256 and targets of 0.05 as ours, played and judged by the same code. Ours are of the table above, a seed's runs of the same
@@ -232,14 +231,6 @@ def _alike(row: dict[str, Any]) -> tuple[Any, ...]:
     """What must be the same for two rows to be compared, whoever's they are."""
     sizes = row["width"], row.get("layers", 2), row.get("batch_size", 256), row.get("times", 1), row.get("target_rate") or 0.0
     return row["log"], row["method"], *sizes, row["step"]
-
-
-def _told_alike(ours: list[float], theirs: list[float]) -> str:
-    """Whether several seeds' mean is within one standard error of others' or above it."""
-    if len(ours) < 2 or len(theirs) < 2:
-        return "–"
-    error = math.hypot(*(statistics.stdev(scores) / math.sqrt(len(scores)) for scores in (ours, theirs)))
-    return "yes" if statistics.fmean(ours) >= statistics.fmean(theirs) - error else "no"
 
 
 def _ants(rows: list[dict[str, Any]]) -> list[str]:
@@ -319,11 +310,11 @@ def _told(score: tuple[float, float] | None) -> str:
     return f"{mean:g} ± {deviation:g}" if deviation else f"{mean:g}"
 
 
-def _judged(ours: list[float], theirs: tuple[float, float] | None) -> str:
-    """Whether several seeds' mean is within one standard error of a published one or above it; errors of both are put together."""
-    if theirs is None or len(ours) < 2:
+def _judged(ours: list[float], theirs: tuple[float, float] | None, seeds: int = OGBENCH_SEEDS) -> str:
+    """Whether several seeds' mean is within one standard error of others' mean and deviation, or above it; errors of both are put together."""
+    if theirs is None or min(len(ours), seeds) < 2:
         return "–"
-    error = math.hypot(statistics.stdev(ours) / math.sqrt(len(ours)), theirs[1] / math.sqrt(OGBENCH_SEEDS))
+    error = math.hypot(statistics.stdev(ours) / math.sqrt(len(ours)), theirs[1] / math.sqrt(seeds))
     return "yes" if statistics.fmean(ours) >= theirs[0] - error else "no"
 
 

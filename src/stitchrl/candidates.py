@@ -62,13 +62,14 @@ def select_runs(
     if not runs:
         raise ConfigError("select: there is nothing to select from; name at least one run directory")
     agents = [one if isinstance(one, Agent) else load(Path(one)) for one in runs]
-    judged_on, notes = _held_out(runs, dataset)
+    known_by = KnownBy(dataset)
+    judged_on, notes = _held_out(runs, dataset, known_by)
     for agent in agents:
         check_categories(agent.categories, judged_on)
     log = seen_by(agents[0], judged_on)
     check_rewards_told(log, "every estimate", "")
     discount = _discount(asked, agents, log)
-    names, known_by = _names(runs, agents), KnownBy(judged_on)
+    names, known_by = _names(runs, agents), known_by if judged_on is dataset else KnownBy(judged_on)
     read = []
     for one, agent, name in zip(runs, agents, names, strict=True):
         read.append(_candidates(one, agent, name, log, known_by, asked, discount, source, notes))
@@ -143,9 +144,9 @@ def _names(runs: Sequence[str | Path | Agent], agents: Sequence[Agent]) -> list[
     return names
 
 
-def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset) -> tuple[Dataset, list[str]]:
+def _held_out(runs: Sequence[str | Path | Agent], dataset: Dataset, known_by: KnownBy) -> tuple[Dataset, list[str]]:
     """The episodes that all runs kept out of their training, where they learned from this log and kept the same share; else the log."""
-    shares, known_by = set(), KnownBy(dataset)
+    shares = set()
     for one in runs:
         config = {} if isinstance(one, Agent) or not (Path(one) / "policy").is_dir() else read_json(Path(one) / "config.json")
         same = "data" in config and known_as(config["data"], known_by) == "these"

@@ -14,6 +14,7 @@ import datetime
 import importlib
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,6 @@ def main() -> None:
 def run(method: str, seed: int, a: argparse.Namespace) -> None:
     """Learns one seed, and records the share of solved tasks on the way and at the end."""
     import jax
-    import ogbench
 
     from stitchrl import load
     from stitchrl.evaluation.rollout import rollout
@@ -87,7 +87,7 @@ def run(method: str, seed: int, a: argparse.Namespace) -> None:
             "seed": seed, "batch_size": a.batch_size, "standardized": False, "target_rate": made.get("tau"), "times": 1,
             "log_sha256": log.fingerprint(), "settings": {k: v for k, v in made.to_dict().items() if v is not None},
             "episodes": a.episodes, "success": float(found[0].mean()), "tasks": [float(found[0, k::5].mean()) for k in range(5)],
-            "seconds": round(time.perf_counter() - began), "version": ogbench_version(ogbench),
+            "seconds": round(time.perf_counter() - began), "version": version("ogbench"),
             "jax": jax.__version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv),
         }  # fmt: skip
         append_row(a.out, row)
@@ -115,12 +115,6 @@ def columns(log: Any) -> dict[str, np.ndarray]:
     last[np.asarray(log.offsets[1:]) - 1] = 1
     rows = {"observations": log.observations, "actions": log.actions, "next_observations": log.next_observations()}
     return {name: np.array(values, np.float32) for name, values in rows.items()} | {"terminals": last}
-
-
-def ogbench_version(package: Any) -> str:
-    from importlib.metadata import version
-
-    return version(package.__name__)
 
 
 if __name__ == "__main__":

@@ -207,6 +207,10 @@ class Dataset:
             )
         return np.asarray(of_episode)
 
+    def column_of(self, told: str) -> str | None:
+        """Returns the column that is told by its name, with or without "infos/"; None where there is none."""
+        return next((name for name in (told, f"infos/{told}") if name in self.columns), None)
+
     def fingerprint(self) -> str:
         """Returns the sha256 of spec, columns, offsets and final observations; metadata and storage do not matter."""
         return self._hashed(self.columns, json.dumps(self.spec.to_json(), sort_keys=True))

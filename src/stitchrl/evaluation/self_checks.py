@@ -65,7 +65,7 @@ def placebo(dataset: Dataset, behaviour: Behaviour, how: How) -> list[Found]:
 
 def check_loggers(dataset: Dataset, column: str) -> None:
     """Raises ConfigError for a column that was asked for and is not there; the usual one may be missing."""
-    if column != USUAL_LOGGERS and not {column, f"infos/{column}"} & set(dataset.columns):
+    if column != USUAL_LOGGERS and dataset.column_of(column) is None:
         raise ConfigError(f"loggers is '{column}'; the data have no such column, but {', '.join(sorted(dataset.columns))}")
 
 
@@ -75,8 +75,8 @@ def leave_one_logger_out(dataset: Dataset, how: How, column: str = USUAL_LOGGERS
     column: which logger acted, one value for each episode, with or without its "infos/". Raises DataError, with "not run: …", where the log
     does not tell.
     """
-    name = column if column in dataset.columns else f"infos/{column}"
-    if name not in dataset.columns:
+    name = dataset.column_of(column)
+    if name is None:
         raise DataError(f"not run: the log has no column '{column}' that tells its loggers apart")
     logger = np.asarray(dataset.columns[name])[dataset.offsets[:-1]]
     names, counts = np.unique(logger, return_counts=True)

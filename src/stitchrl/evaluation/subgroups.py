@@ -75,8 +75,8 @@ def check_columns(dataset: Dataset, columns: tuple[str, ...]) -> None:
 
 def _values(dataset: Dataset, column: str) -> list[tuple[str, Array]]:
     """(value, bool [E]) for each value of a column at the episodes' first steps; a column of many numbers is cut at its quartiles."""
-    name = column if column in dataset.columns else f"infos/{column}"
-    if name not in dataset.columns:
+    name = dataset.column_of(column)
+    if name is None:
         have = ", ".join(sorted(dataset.columns))
         raise DataError(f"the data have no column '{column}' for subgroups; they have {have}")
     first = np.asarray(dataset.columns[name])[dataset.offsets[:-1]]

@@ -234,33 +234,29 @@ def test_a_column_that_tells_no_ends_leaves_good_timeouts_alone(told: dict[str, 
     assert found.severity == "note"
 
 
+TWO_EPISODES = {
+    "observations": np.arange(4.0)[:, None],
+    "actions": np.zeros((4, 1)),
+    "rewards": np.ones(4),
+    "terminals": np.array([0, 1, 0, 1.0]),
+}
+
+
 def test_text_beside_the_numbers_of_episodes_is_no_column(tmp_path: Path) -> None:
-    rows = {
-        "observations": np.arange(4.0)[:, None],
-        "actions": np.zeros((4, 1)),
-        "rewards": np.ones(4),
-        "terminals": np.array([0, 1, 0, 1.0]),
-    }
-    np.savez(tmp_path / "log.npz", **rows, episode=np.array([0, 0, 1, 1]), episode_id=np.array(list("aabb")))
+    np.savez(tmp_path / "log.npz", **TWO_EPISODES, episode=np.array([0, 0, 1, 1]), episode_id=np.array(list("aabb")))
     assert npz.read(tmp_path / "log.npz").lengths.tolist() == [2, 2]
-    np.savez(tmp_path / "log.npz", **rows, episode=np.array("an episode log"))
+    np.savez(tmp_path / "log.npz", **TWO_EPISODES, episode=np.array("an episode log"))
     assert npz.read(tmp_path / "log.npz").lengths.tolist() == [2, 2]
 
 
 def test_columns_that_are_not_read_are_told_by_the_examination(tmp_path: Path) -> None:
-    rows = {
-        "observations": np.arange(4.0)[:, None],
-        "actions": np.zeros((4, 1)),
-        "rewards": np.ones(4),
-        "terminals": np.array([0, 1, 0, 1.0]),
-    }
-    np.savez(tmp_path / "log.npz", **rows, ward=np.array(list("abcd")), about=np.array("a description"))
+    np.savez(tmp_path / "log.npz", **TWO_EPISODES, ward=np.array(list("abcd")), about=np.array("a description"))
     d = npz.read(tmp_path / "log.npz")
     assert d.metadata["columns_left_out"] == ["ward"]
     (found,) = [finding for finding in examine(d) if finding.code == "columns-left-out"]
     assert found.severity == "note" and "'ward'" in found.message
     with h5py.File(tmp_path / "log.hdf5", "w") as file:
-        for name, values in rows.items():
+        for name, values in TWO_EPISODES.items():
             file[name] = values
         file["episode_id"] = np.array([b"a", b"a", b"b", b"b"])
     (found,) = [f for f in examine(d4rl_hdf5.read(tmp_path / "log.hdf5", isolated=False)) if f.code == "columns-left-out"]

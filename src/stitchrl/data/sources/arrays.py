@@ -119,8 +119,7 @@ def _read(
     rest = [name for name in shapes if name not in found.values() and name != OWN_RECORD]
     kept, left_out = _choose_infos(rest, shapes, rows, infos)
     extra |= {name if name.startswith("infos/") else f"infos/{name}": arrays[name] for name in kept}
-    if left_out:
-        metadata["columns_left_out"] = left_out
+    leave_out(metadata, left_out)
     if "rewards" not in columns:
         columns["rewards"] = np.zeros(rows, dtype=np.float32)
         metadata["rewards_missing"] = True
@@ -210,6 +209,12 @@ def _choose_infos(
     return kept, [name for name in rest if name not in kept]
 
 
+def leave_out(metadata: dict[str, Any], names: Sequence[str]) -> None:
+    """Notes columns that are not read, where there are any."""
+    if names:
+        metadata["columns_left_out"] = [*metadata.get("columns_left_out", []), *names]
+
+
 def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | None, metadata: dict[str, Any]) -> Array:
     """Returns where the clock ended an episode, from whatever the log has to say it."""
     if "timeouts" in columns:
@@ -242,10 +247,7 @@ def _timeouts_beside_names(columns: Mapping[str, Array], rows: int, metadata: di
     try:
         ends = _ends_of_names(columns, rows)
     except DataError:
-        metadata["columns_left_out"] = [
-            *metadata.get("columns_left_out", []),
-            "episode_starts" if "episode_starts" in columns else "episode",
-        ]
+        leave_out(metadata, [name for name in ("episode_starts", "episode") if name in columns])
         return columns["timeouts"]
     if ends is None:
         return columns["timeouts"]

@@ -10,7 +10,7 @@ import re
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -96,7 +96,7 @@ def frame_of(dataset: Dataset, where: str) -> Any:
 
 def _without_blank_end(frame: Any, source: Path | io.BytesIO) -> Any:
     """Returns a frame without the rows of empty cells that blank lines at the file's end became."""
-    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+    with _stream(source) as stream:
         stream.seek(max(0, stream.seek(0, io.SEEK_END) - (1 << 16)))
         blank = sum(1 for _ in itertools.takewhile(lambda line: not line.strip(), reversed(stream.read().split(b"\n")[:-1])))
     last = frame.height
@@ -126,15 +126,16 @@ def _source(path: Path, max_bytes: int) -> Path | io.BytesIO:
         raise DataError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
+def _stream(source: Path | io.BytesIO) -> IO[bytes]:
+    """Returns the source's bytes from their beginning, in a stream of its own."""
+    return io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb")
+
+
 def _names(source: Path | io.BytesIO, path: Path) -> list[str]:
     import polars as pl
 
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-        start = source.readline(_LONGEST_HEADER + 1)
-    else:
-        with source.open("rb") as stream:
-            start = stream.readline(_LONGEST_HEADER + 1)
+    with _stream(source) as stream:
+        start = stream.readline(_LONGEST_HEADER + 1)
     if len(start) > _LONGEST_HEADER or not start.strip():
         raise DataError(
             f"{path.name}: its first line is {'empty' if not start.strip() else 'over 1 MiB long'}; expected the names of columns"
@@ -153,9 +154,7 @@ def _names(source: Path | io.BytesIO, path: Path) -> list[str]:
 
 def _check_cells(source: Path | io.BytesIO, width: int, where: str) -> None:
     """Raises DataError where a row has fewer cells than the table has columns: cells that are left out are not empty cells."""
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    with io.BytesIO(source.getvalue()) if isinstance(source, io.BytesIO) else source.open("rb") as stream:
+    with _stream(source) as stream:
         row = 0  # the header
         while lines := stream.readlines(16 << 20):
             data = b"".join(lines)

@@ -36,8 +36,8 @@ def read(
     columns, notes = extract(extract_flat, path, {"infos": chosen}, isolated, max_bytes)
     dataset = arrays.read(columns, where=path.name, infos=infos, **options)
     left_out = [name for name in notes["left_out"] if not name.startswith("metadata/")]
-    if left_out and arrays.OWN_RECORD not in columns:
-        dataset.metadata["columns_left_out"] = [*dataset.metadata.get("columns_left_out", []), *left_out]
+    if arrays.OWN_RECORD not in columns:
+        arrays.leave_out(dataset.metadata, left_out)
     return dataset
 
 

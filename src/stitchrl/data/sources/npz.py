@@ -33,8 +33,8 @@ def read(path: str | Path, *, max_bytes: int = MAX_BYTES, **options: Any) -> Dat
     path = Path(path)
     with _Archive(path, max_bytes) as archive:
         dataset = arrays.read(archive, where=path.name, shapes=archive.shapes, **options)
-        if archive.text and arrays.OWN_RECORD not in archive:
-            dataset.metadata["columns_left_out"] = [*dataset.metadata.get("columns_left_out", []), *archive.text]
+        if arrays.OWN_RECORD not in archive:
+            arrays.leave_out(dataset.metadata, archive.text)
         return dataset
 
 
@@ -127,13 +127,11 @@ class _Archive(Mapping[str, Array]):
             except _BAD_ZIP as error:
                 raise DataError(f"{place}: damaged ({str(error)[:120]})") from None
             self._members[name] = (info, header)
-        named = next(
-            (name for name in EPISODE_NAMES if name in self._members), None
-        )  # the one that is read, where it has a text for each row
-        named = named if named is not None and self._members[named][1].shape not in ((), (1,)) else None
-        text = [name for name, (_, header) in self._members.items() if header.dtype.kind in "US"]
-        text = [name for name in text if name not in ("observations", "actions", named)]
-        self.text = [name for name in text if self._members[name][1].shape not in ((), (1,))]  # a single one is a description, no column
+        single = {name for name, (_, header) in self._members.items() if header.shape in ((), (1,))}  # as text a description, no column
+        episode = next((name for name in EPISODE_NAMES if name in self._members), None)  # the one of these that is read
+        kept = {"observations", "actions"} | ({episode} - single)
+        text = [name for name, (_, header) in self._members.items() if header.dtype.kind in "US" and name not in kept]
+        self.text = [name for name in text if name not in single]
         for name in text:
             del self._members[name]
 

@@ -182,9 +182,8 @@ class _Table:
             raise DataError("the table has 0 rows; expected at least one step")
         self.codes, order = _grouped(columns, schema, size)
         self.rows = order + 1
-        apart = (np.diff(self.codes) == 0) & (
-            np.diff(order) != 1
-        )  # rows of one episode with others between them, in an order that none checks
+        # rows of one episode with others between them, in an order that no time checks
+        apart = (np.diff(self.codes) == 0) & (np.diff(order) != 1)
         self.scattered = len(np.unique(self.codes[1:][apart])) if schema.time is None else 0
         plain = bool((order == np.arange(size)).all())
         self.columns = {name: column if plain else column[order] for name, column in columns.items()}
