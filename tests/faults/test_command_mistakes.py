@@ -18,6 +18,7 @@ from tests.faults.commands import stitchrl
 
 TINY = ("--steps", 4, "--batch-size", 8, "--settings.hidden", 4, "--logging.quiet", "--logging.no-tensorboard")
 TABLE = ("episode,x,y,action,reward", "0,1,2,0,1", "0,2,1,1,0", "1,0,0,0,1", "1,1,1,1,1")
+LAST_STEPS = "2 steps were left out when the file was read: the last of an episode, where nothing tells what followed it"
 COLUMNS = ("--table.observations", "x", "y", "--table.episode", "episode")
 
 
@@ -215,6 +216,18 @@ def test_a_table_trains_directly(logs: Path, tmp_path: Path) -> None:
     stitchrl(tmp_path, "train", "bc", "--data", logs / "table.csv", "--run", "run", *TINY, *COLUMNS).succeeded()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["steps"] == 2 and config["data"]["episodes"] == 2 and config["spec"]["observation"]["shape"] == [2]
+
+
+def test_what_a_reader_left_out_is_told_before_training(logs: Path, tmp_path: Path) -> None:
+    lines = [f"{line},{end}" for line, end in zip(TABLE, ("timeout", 0, 1, 0, 1), strict=True)]
+    (tmp_path / "clock.csv").write_text("\n".join(lines) + "\n")
+    words = ("train", "bc", "--data", "clock.csv", "--run", "run", *TINY, *COLUMNS)
+    told = [line for line in stitchrl(tmp_path, *words).succeeded().err.splitlines() if line.startswith("clock.csv: ")]
+    assert told == [
+        f"clock.csv: {found}; `stitchrl data validate` tells what to do" for found in (LAST_STEPS, "the file has 'timeout', not read")
+    ]
+    told = stitchrl(tmp_path, *words, "--table.timeout", "timeout", "--overwrite").succeeded().err
+    assert LAST_STEPS in told and "not read" not in told
 
 
 def test_the_whole_way_round(tmp_path: Path) -> None:

@@ -122,8 +122,7 @@ def _run(name: str, a: Any) -> int:
         name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation, goals=a.goals
     )
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
-    if left_out := dataset.metadata.get("dropped_transitions"):
-        print(f"{a.data}: {left_out:,} last steps were left out when reading; `stitchrl data validate` tells why", file=sys.stderr)
+    _tell_reading(a.data, dataset)
     environment, options = environment_of(dataset, a.env, options_told(a.env_options))
     path = Path(a.run) if a.run else Path("runs") / f"{name}-{_plain(str(dataset.metadata.get('name', Path(a.data).stem)))}"
     with Progress(f"{name} on {dataset.metadata.get('name', a.data)}", quiet=a.logging.quiet) as progress:
@@ -138,6 +137,15 @@ def _run(name: str, a: Any) -> int:
         _tell(path, result)
         _tell_trust(path, a, dataset, result.agent)
     return 0
+
+
+def _tell_reading(data: str, dataset: Any) -> None:
+    """Says what the reader left out or decided that may be wrong: what `stitchrl data validate` warns of, before hours are spent on it."""
+    from stitchrl.data.episode_checks import check_reading
+
+    for finding in check_reading(dataset):
+        if finding.severity == "warning":
+            print(f"{data}: {finding.message}; `stitchrl data validate` tells what to do", file=sys.stderr)
 
 
 def _tell_trust(path: Path, a: Any, dataset: Any, agent: Any) -> None:
