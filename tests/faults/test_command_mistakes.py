@@ -182,7 +182,9 @@ def test_the_resolved_settings_are_printed_and_nothing_is_done(
     assert code == 0 and err == "" and lines["algorithm"] == "iql"
     assert settings["expectile"] == 0.6 and settings["inverse_temperature"] == 10.0  # the flag's, and the recipe's
     assert json.loads(lines["preprocessing"])["reward_shift"] == -1.0 and list(tmp_path.iterdir()) == []
-    assert 'schema: "columns.toml"' in told(capsys, "train", "iql", "--data", "d.csv", "--schema", "columns.toml", "--print-config")[1]
+    (tmp_path / "columns.toml").write_text('observations = "x"\n')
+    out = told(capsys, "train", "iql", "--data", "d.csv", "--schema", "columns.toml", "--print-config")[1]
+    assert 'schema: "columns.toml"' in out and '"observations":["x"]' in out.replace(" ", "")
     for more, size in (((), 100), (("--batch-size", 32), 32)):
         out = told(capsys, "train", "bcq", "--data", "d", "--recipe", "bcq_locomotion", *more, "--print-config")[1]
         assert json.loads(dict(line.split(": ", 1) for line in out.splitlines())["training"])["batch_size"] == size
@@ -216,6 +218,24 @@ def test_a_table_trains_directly(logs: Path, tmp_path: Path) -> None:
     stitchrl(tmp_path, "train", "bc", "--data", logs / "table.csv", "--run", "run", *TINY, *COLUMNS).succeeded()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["steps"] == 2 and config["data"]["episodes"] == 2 and config["spec"]["observation"]["shape"] == [2]
+
+
+def test_a_flag_has_its_say_over_a_schema_also_where_it_says_the_default(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"{line},{paid}" for line, paid in zip(TABLE, ("paid", 10, 20, 30, 40), strict=True)]
+    (tmp_path / "two.csv").write_text("\n".join(lines) + "\n")
+    schema = tmp_path / "two.toml"
+    schema.write_text('observations = ["x", "y"]\nepisode = "episode"\nreward = "paid"\nsort = true\n')
+    file, paid, own = tmp_path / "two.csv", "return 20 ± 10", "return 1 ± 0"
+    for more, earned in (((), paid), (("--table.reward", "reward"), own), (("--table.reward=None",), "no rewards")):
+        code, out, err = told(capsys, "data", "show", file, "--schema", schema, "--table.no-sort", *more)
+        assert code == 0 and earned in out, (more, out, err)
+    assert "says sort without naming" in told(capsys, "data", "show", file, "--schema", schema)[2]
+    for verb in (("train", "iql"), ("trust", "run"), ("select", "run"), ("data", "validate"), ("evaluate", "run")):
+        data = [file] if verb[0] == "data" else [] if verb[0] == "evaluate" else ["--data", file]
+        code, _, err = told(capsys, *verb, *data, "--schema", tmp_path / "gone.toml")
+        assert code == 2 and ("unknown option --schema" if verb[0] == "evaluate" else "gone.toml: cannot be read") in err, (verb, err)
 
 
 def test_what_a_reader_left_out_is_told_before_training(logs: Path, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, final
 
@@ -118,13 +118,16 @@ def list_datasets(arguments: Sequence[str]) -> int:
 
 def show(arguments: Sequence[str]) -> int:
     """Prints what a dataset holds."""
+    from stitchrl.data.finite_values import lacks_rewards
+
     dataset = _load(parse(Show, arguments, "stitchrl data show", "Size, spaces, columns and origin of a dataset.").source)
     lengths, returns = dataset.lengths, dataset.returns()
+    earned = f"return {returns.mean():.4g} ± {returns.std():.4g}, from {returns.min():.4g} to {returns.max():.4g}"
     lines = [
         f"{dataset.metadata.get('name', 'unnamed')}: {len(dataset):,} steps in {dataset.episodes:,} episodes",
         f"episodes of {lengths.min()} to {lengths.max()} steps",
         f"observation {_space(dataset.spec.observation)}, action {_space(dataset.spec.action)}",
-        f"return {returns.mean():.4g} ± {returns.std():.4g}, from {returns.min():.4g} to {returns.max():.4g}",
+        "return not known: no rewards" if lacks_rewards(dataset) else earned,
         f"ends: {int(dataset.terminals.sum()):,} terminals, {int(dataset.timeouts.sum()):,} timeouts",
         "columns: " + ", ".join(f"{name} {list(column.shape)} {column.dtype}" for name, column in dataset.columns.items()),
         f"sha256 {dataset.fingerprint()}",
@@ -232,13 +235,8 @@ def _load(source: Source, **options: Any) -> Any:
 
 
 def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:
-    """Returns the reader's options for a table: a schema file, with flags that were given on top; none where neither was."""
-    default = TableSchema()
-    given = {f.name: getattr(table, f.name) for f in fields(TableSchema) if getattr(table, f.name) != getattr(default, f.name)}
-    if schema is None:
-        return {"schema": table} if given else {}
-    from_file = TableSchema.from_file(schema)
-    return {"schema": TableSchema.from_mapping({f.name: getattr(from_file, f.name) for f in fields(TableSchema)} | given)}
+    """Returns the reader's options for a table, whose flags begin as the file of its schema has them; none where neither was given."""
+    return {} if schema is None and table == TableSchema() else {"schema": table}
 
 
 def _check_free(path: Path, overwrite: bool) -> None:

@@ -23,6 +23,7 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
     for name in _lists(kind if default is None else type(default)):
         if given.count(name) > 1:  # of other options the last one counts
             raise ConfigError(f"{prog}: {name} is given more than once; give it once, with all of its values")
+    default = _with_schema(kind, arguments, default)
     complaint = io.StringIO()
     extra = {} if default is None else {"default": default}
     try:
@@ -32,6 +33,16 @@ def parse(kind: Any, arguments: Sequence[str], prog: str, description: str, defa
         if not exit.code:
             raise
         raise ConfigError(_one_line(complaint.getvalue(), kind, arguments, prog, extra)) from None
+
+
+def last_told(arguments: Sequence[str], flag: str) -> str | None:
+    """Returns the word given to an option, of several the last; "" where none follows, None where the option is not given."""
+    told = [i for i, word in enumerate(arguments) if word.partition("=")[0] == flag]
+    if not told:
+        return None
+    _, equals, word = arguments[told[-1]].partition("=")
+    word = word if equals else next(iter(arguments[told[-1] + 1 :]), "")
+    return "" if word.startswith("--") else word
 
 
 def named_values(words: Sequence[str], flag: str) -> dict[str, Any]:
@@ -54,6 +65,34 @@ def named_values(words: Sequence[str], flag: str) -> dict[str, Any]:
 def options_told(words: Sequence[str]) -> dict[str, Any] | None:
     """Returns the options of an environment that `--env-options` names; None where it is not given. Raises ConfigError."""
     return named_values(words, "--env-options") or None
+
+
+def _with_schema(kind: Any, arguments: Sequence[str], default: Any) -> Any:
+    """The default of a verb's flags where `--schema` names a file: its columns stand unless a flag says otherwise. Raises as reading it does."""
+    from stitchrl.data.sources.tables import TableSchema
+
+    file = last_told(arguments, "--schema")
+    if not file or {"-h", "--help"} & set(arguments):
+        return default
+    if default is not None:
+        return dataclasses.replace(default, table=TableSchema.from_file(file)) if hasattr(default, "table") else default
+    return _blank(kind, file)
+
+
+def _blank(kind: Any, file: str) -> Any:
+    """A verb's flags, or a part of them, with the schema of a file where they have one; what has no default is missing."""
+    import tyro
+
+    from stitchrl.data.sources.tables import TableSchema
+
+    made = {}
+    for field in dataclasses.fields(kind):
+        hint = get_type_hints(kind)[field.name]
+        if hint is TableSchema:
+            made[field.name] = TableSchema.from_file(file)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            made[field.name] = _blank(hint, file) if dataclasses.is_dataclass(hint) else tyro.MISSING
+    return kind(**made)
 
 
 def _one_line(complaint: str, kind: Any, arguments: Sequence[str], prog: str, extra: dict[str, Any]) -> str:

@@ -21,7 +21,7 @@ from stitchrl.data.sources.tables import TableSchema
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Preprocessing
 from stitchrl.training.learner import Training
-from stitchrl.verbs.flags import options_told, parse
+from stitchrl.verbs.flags import last_told, options_told, parse
 
 PROG = "stitchrl train"
 Settings = TypeVar("Settings")
@@ -151,10 +151,10 @@ def _tell_reading(data: str, dataset: Any) -> None:
 def _tell_trust(path: Path, a: Any, dataset: Any, agent: Any) -> None:
     """Prints the command that judges the policy from its log, where there is one."""
     from stitchrl.core.spec import is_image
-    from stitchrl.verbs.data import table_options
 
     unread = is_image(dataset.spec.observation) or dataset.metadata.get("rewards_missing") or "goals" in dataset.columns
-    if unread or a.goals.hindsight or agent.remembers or table_options(None, a.table):
+    read = TableSchema.from_file(a.schema) if a.schema else TableSchema()
+    if unread or a.goals.hindsight or agent.remembers or a.table != read:
         return
     schema = ["--schema", str(a.schema)] if a.schema else []
     print(f"how far to trust it: {shlex.join(['stitchrl', 'trust', str(path), '--data', a.data, *schema])}")
@@ -173,13 +173,10 @@ def _defaults(name: str, rest: list[str]) -> Train[Any]:
     from stitchrl.recipes import published
 
     kind, config = algorithms.find(name)
-    told = [i for i, word in enumerate(rest) if word.partition("=")[0] == "--recipe"]  # of several the last counts, as of any option
-    flag, _, asked = rest[told[-1]].partition("=") if told else ("", "", "")
-    if not flag:
+    asked = last_told(rest, "--recipe")
+    if asked is None:
         return Train(data=tyro.MISSING, settings=config(), goals=drawing_of(kind.batch))
     if not asked:
-        asked = next(iter(rest[told[-1] + 1 :]), "")
-    if not asked or asked.startswith("--"):
         raise ConfigError(f"--recipe needs a name.{nearest('', sorted(published.recipes()))}")
     found = published.recipe_of(name, asked)
     settings, goals = read_settings(config, found.settings, asked), found.goals or drawing_of(kind.batch)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from stitchrl.environments.goal_walks import _junctions, _Route, goal_walks
 from stitchrl.environments.make import make
+from stitchrl.recipes import goal_maze_logs
 from stitchrl.recipes.datasets import available
 
 pytest.importorskip("ogbench")
@@ -88,6 +91,14 @@ def test_built_in_logs_tell_what_they_are() -> None:
         recipe = available()[f"pointmaze/{name}"]
         assert recipe.steps == 100_000 == recipe.episodes * steps
         assert ("large" in name) == ("large" in recipe.environment)
+
+
+def test_a_longer_log_begins_with_the_shorter_ones_walks(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = replace(goal_maze_logs._LOGS["pointmaze/stitch"], episodes=2, steps=40)
+    monkeypatch.setitem(goal_maze_logs._LOGS, "pointmaze/stitch", short)
+    once, thrice = (goal_maze_logs.make("pointmaze/stitch", times) for times in (1, 3))
+    assert (once.episodes, thrice.episodes) == (2, 6) and thrice.metadata["provenance"]["amount"] == "episodes=6"
+    assert thrice.select(range(2)).steps_fingerprint() == once.steps_fingerprint() != thrice.select(range(2, 4)).steps_fingerprint()
 
 
 @pytest.mark.slow
