@@ -116,8 +116,8 @@ def finetune(
     into: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
     online: OnlinePhase | Mapping[str, Any] | None = None,
-    training: Mapping[str, Any] | None = None,
-    evaluation: Mapping[str, Any] | None = None,
+    training: Training | Mapping[str, Any] | None = None,
+    evaluation: Evaluation | Mapping[str, Any] | None = None,
     data: str | Path | Dataset | None = None,
     logging: Logging | Mapping[str, Any] | None = None,
     resume: bool = False,
@@ -137,7 +137,7 @@ def finetune(
 
     parent = read_parent(_path(run, "run"))
     where, options, _ = task_of(parent.path, environment, environment_options)
-    given = dict(training or {}) | ({} if steps is None else {"steps": steps})
+    learned = _of(Training, training, "training", parent.training)
     source = parent.source if data is None or isinstance(data, Dataset) else str(data)
     path = _path(into, "into") if into is not None else parent.path.resolve().parent / f"{parent.path.resolve().name}-finetune"
     records = _of(Logging, logging, "logging", Logging())
@@ -145,7 +145,7 @@ def finetune(
         result = run_online(
             parent, data if isinstance(data, Dataset) else load(source, **parent.reading(source)), path=path, source=source, environment=where,
             environment_options=options, settings=settings,
-            online=_of(OnlinePhase, online, "online"), training=_of(Training, given, "training", parent.training),
+            online=_of(OnlinePhase, online, "online"), training=_of(Training, None if steps is None else {"steps": steps}, "training", learned),
             evaluation=_of(Evaluation, evaluation, "evaluation", parent.evaluation), logging=records, resume=resume, overwrite=overwrite,
             allow_change=allow_change, show=progress, warn=progress.warning(),
         )  # fmt: skip

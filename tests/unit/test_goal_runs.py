@@ -22,6 +22,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation
 from stitchrl.experiment import Preprocessing, make_learner, plan, prepare, run_experiment
 from stitchrl.recipes import published
+from stitchrl.report.run import write_run_report
 from stitchrl.training.learner import Learner, Training
 from tests.algorithms.synthetic_log import Case, advance, cases, weights
 
@@ -132,6 +133,11 @@ def test_a_run_is_saved_with_the_spec_of_its_policy_and_judged_on_the_tasks(tmp_
     assert line["believed_value"] is None, "steps to a goal are not the task's rewards"
     config = read_json(tmp_path / "run" / "config.json")
     assert config["goals"]["hindsight"] is True and config["spec"]["observation"]["shape"] == [4]
+    assert line["success_by_task"] == line["successes"], "five tasks in turn, one episode of each"
+    write_run_report(tmp_path / "run")
+    card, page = ((tmp_path / "run" / name).read_text() for name in ("card.md", "report.html"))
+    assert "reads an observation with a goal beside it" in card and "- success of the last, task by task: 1: 0 %, 2: 0 %" in card
+    assert "task by task" in page and "actor_future" in page
     agent = load(tmp_path / "run")
     pairs = np.array([[1.0, 2.0, 3.0, 4.0], [3.0, 4.0, 1.0, 2.0]], np.float32)
     action = agent.predict(pairs)

@@ -57,7 +57,8 @@ def check_drawing(drawing: GoalDrawing, kind: BatchKind, algorithm: str, *, clon
     if not drawing.hindsight:
         if isinstance(kind, Goals):
             raise ConfigError(f"goals: hindsight is off, and '{algorithm}' learns from nothing else; leave it out")
-        refuse_changed(drawing, tuple(field.name for field in fields(drawing) if field.name != "hindsight"), "without --goals.hindsight")
+        others = tuple(field.name for field in fields(drawing) if field.name != "hindsight")
+        refuse_changed(drawing, others, "without --goals.hindsight", "add that to learn to reach goals, or leave it out")
         return
     if not isinstance(kind, Goals | Transitions):
         raise ConfigError(

@@ -64,12 +64,12 @@ def check_settings(settings: Any, where: str) -> None:
     read_settings(type(settings), {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}, where)
 
 
-def refuse_changed(settings: Any, names: tuple[str, ...], where: str) -> None:
-    """Raises ConfigError if one of these settings, which have no effect here, was given another value than its default."""
+def refuse_changed(settings: Any, names: tuple[str, ...], where: str, do: str = "leave it out") -> None:
+    """Raises ConfigError, and says what to do, if one of these settings, which have no effect here, was given another value than its default."""
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if field.name in names and value != field.default:
-            raise ConfigError(f"{field.name} is {value!r}, and has no effect {where}; leave it out")
+            raise ConfigError(f"{field.name} is {value!r}, and has no effect {where}; {do}")
 
 
 def to_json(settings: Any) -> dict[str, Any]:

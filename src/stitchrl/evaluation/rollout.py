@@ -29,10 +29,20 @@ class Rollout:
     successes: np.ndarray | None  # [S, episodes] bool: success at any step; None where the environment does not tell
     seconds: float
     complete: bool  # False when stopped early; then only the longest finished run of first episodes is kept
+    tasks: int = 1  # that the environment goes through in turn: episode k is of number k modulo these
 
     @property
     def episodes(self) -> int:
         return int(self.returns.shape[1])
+
+    def success_by_task(self) -> np.ndarray | None:
+        """Returns `[S, tasks]`, the share of each task's episodes that succeed; None where it is not told, or there is one task.
+
+        Of fewer episodes than tasks only the first are judged.
+        """
+        if self.successes is None or self.tasks < 2:
+            return None
+        return np.stack([self.successes[:, k :: self.tasks].mean(1) for k in range(min(self.tasks, self.episodes))], 1)
 
     def record(
         self,
@@ -46,6 +56,7 @@ class Rollout:
     ) -> dict[str, Any]:
         """The line of evaluations.jsonl. `seconds` is the training time so far; the rollout's own is `rollout_seconds`."""
         normalized = None if reference is None else normalized_score(self.returns, reference).tolist()
+        by_task = self.success_by_task()
         return {
             "step": step,
             "seconds": seconds,
@@ -59,7 +70,7 @@ class Rollout:
             "normalized": normalized,
             "exact_value": None if exact_value is None else [float(x) for x in exact_value],
             "believed_value": None if believed_value is None else [float(x) for x in believed_value],
-        }
+        } | ({} if by_task is None else {"success_by_task": by_task.tolist()})
 
 
 def episode_seed(seed: int, policy: int, episode: int) -> int:
@@ -154,6 +165,7 @@ class _Run:
             successes=self.successes[:, :kept] == 1 if known else None,
             seconds=time.perf_counter() - began,
             complete=not stopped,
+            tasks=self.slots.tasks,
         )
 
     def _assign(self, ended: Sequence[int] | range | np.ndarray) -> None:

@@ -55,7 +55,7 @@ class _Block:
 
     @staticmethod
     def _start(environment: Any, seed: int, episode: int) -> np.ndarray:
-        tasks = int(getattr(environment, "tasks", 1))  # an environment of several evaluation tasks goes through them in turn
+        tasks = _tasks(environment)
         observation, _ = (
             environment.reset(seed=seed) if tasks < 2 else environment.reset(seed=seed, options={"task_id": episode % tasks + 1})
         )
@@ -228,6 +228,7 @@ class Slots:
                     f"{environment}: observations are a {type(space).__name__} space; expected Box or Discrete; flatten it first"
                 )
             self.name, self.longest_episode = name_of(first.environments[0]), longest_episode(first.environments[0])
+            self.tasks = _tasks(first.environments[0])
             self.count, self.observation_shape = count, tuple(space.shape)
             dtype = np.dtype(space.dtype)
             self.observation_dtype = np.dtype(np.float32) if dtype.kind == "f" else dtype  # as environments.spec_of describes them
@@ -254,6 +255,11 @@ class Slots:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _tasks(environment: Any) -> int:
+    """How many evaluation tasks an environment goes through in turn: episode k is of number k modulo these."""
+    return int(getattr(environment, "tasks", 1))
 
 
 def _opener(environment: Environment, options: dict[str, Any]) -> Callable[[], Any]:

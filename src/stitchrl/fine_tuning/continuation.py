@@ -147,10 +147,12 @@ def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePh
             own.copy_(found)
 
 
-def keep_rates(learner: Learner, online: OnlinePhase) -> None:
-    """Has learning rates that fall stay at their first value, unless they are to fall anew."""
+def keep_rates(learner: Learner, online: OnlinePhase, name: str) -> None:
+    """Has learning rates that fall stay at their first value, unless they are to fall anew: ConfigError where none of the algorithm's does."""
+    optimizers = learner.template.optimizers
+    if online.schedule == "restart" and all(adam.schedule == "constant" for adam in optimizers.values()):
+        raise ConfigError(f"schedule is restart, and no learning rate of '{name}' falls, so that none begins anew; leave it out")
     if online.schedule == "constant":
-        optimizers = learner.template.optimizers
         learner.template.optimizers = {name: dataclasses.replace(adam, schedule="constant") for name, adam in optimizers.items()}
 
 

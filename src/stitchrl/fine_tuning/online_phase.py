@@ -181,7 +181,7 @@ def continuation(
     rows = Mixture(log, replays, online.rows_from_log(plan.training.batch_size))
     training = dataclasses.replace(plan.training, steps=online.updates(plan.training.steps))
     learner = Learner(kind, plan.settings, inner, rows, plan.seeds, training, device, block_steps(online))
-    keep_rates(learner, online)
+    keep_rates(learner, online, plan.algorithm)
     gathering = Gathering(
         agent_of(learner, source), environment, options, batch, replays, exploration_noise=online.exploration_noise, epsilon=online.epsilon,
         reward_bound=plan.preprocessing.reward_bound, terminal_reward=plan.preprocessing.terminal_reward,

@@ -14,6 +14,7 @@ from stitchrl.report.summary import (
     Score,
     alarm_lines,
     best_evaluation,
+    by_task,
     interval_text,
     measure_of,
     online_episodes,
@@ -65,6 +66,9 @@ def _training(run: Run) -> list[str]:
         began = f"went on from {_code(parent.get('path'))} (its step {parent.get('step'):,})"
         lines.append(f"- online phase: {began} in {_code(run.environment)}; steps are each seed's in that environment")
         lines.append(f"- online settings: {_code(json.dumps(run.config.get('online'), ensure_ascii=False))}")
+    if goals := run.config.get("goals"):
+        drawn = _code(json.dumps(goals, ensure_ascii=False))
+        lines.append(f"- goals: by hindsight, so that the policy reads an observation with a goal beside it; drawn by {drawn}")
     settings = run.config.get("settings")
     if settings:
         lines += ["- settings:", "", "```json", json.dumps(settings, indent=1, ensure_ascii=False), "```"]
@@ -88,6 +92,8 @@ def _results(run: Run) -> list[str]:
     if best is not None:
         lines.append(_row("best checkpoint (chosen by looking: optimistic)", score(best, measure)))
     lines.append("")
+    if told := by_task(run.evaluations[-1]):
+        lines.append(f"- success of the last, task by task: {told}")
     if last.exact_value is not None:
         lines.append(f"- exact value of the policy: {short_number(last.exact_value)} (discounted, computed, not sampled)")
     if last.believed_value is not None:

@@ -34,7 +34,7 @@ class Curve:
 @final
 @dataclass(frozen=True)
 class Evaluation:
-    """One line of evaluations.jsonl. Arrays are `[S, episodes]`, values `[S]`; None where unknown."""
+    """One line of evaluations.jsonl. Arrays are `[S, episodes]`, values `[S]`, success by task `[S, tasks]`; None where unknown."""
 
     step: int
     seconds: float
@@ -46,6 +46,7 @@ class Evaluation:
     normalized: Array | None = None
     exact_value: Array | None = None
     believed_value: Array | None = None
+    success_by_task: Array | None = None
 
 
 @final
@@ -235,6 +236,7 @@ def _evaluation(line: dict[str, Any], where: str) -> Evaluation:
         returns=returns,
         exact_value=values("exact_value"),
         believed_value=values("believed_value"),
+        success_by_task=table("success_by_task"),
         **tables,
     )
 

@@ -19,6 +19,7 @@ from stitchrl.report.records_reader import Run, read_run
 from stitchrl.report.summary import (
     Measure,
     best_evaluation,
+    by_task,
     common_digits,
     flatten,
     interval_text,
@@ -85,6 +86,8 @@ def _result(run: Run, measure: Measure) -> str:
     ]
     if last.success is not None:
         shown.append(("last: success", f"{100 * last.success.estimate:.0f} %"))
+    if told := by_task(run.evaluations[-1]):
+        shown.append(("last: success, task by task", told))
     if last.exact_value is not None:
         shown.append(("exact value", short_number(last.exact_value)))
     if last.believed_value is not None:
@@ -194,7 +197,7 @@ def _data(run: Run) -> str:
 
 def _settings(run: Run) -> str:
     parts = []
-    for title in ("settings", "training", "preprocessing", "evaluation", "environment", "versions"):
+    for title in ("settings", "goals", "training", "preprocessing", "online", "evaluation", "environment", "versions"):
         value = run.config.get(title)
         rows = list(flatten(value).items()) if isinstance(value, dict) else []
         if rows:

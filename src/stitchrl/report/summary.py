@@ -77,6 +77,12 @@ def score(evaluation: Evaluation, measure: Measure, level: float = 0.95, seed: i
     )
 
 
+def by_task(evaluation: Evaluation) -> str:
+    """Returns the share of each task's episodes that succeed, mean over seeds, in words; empty where there is one task, or none is told."""
+    found = evaluation.success_by_task
+    return "" if found is None else ", ".join(f"{k}: {100 * share:.0f} %" for k, share in enumerate(found.mean(0).tolist(), 1))
+
+
 def _mean(values: Array | None) -> float | None:
     return None if values is None or not np.isfinite(values).all() else float(values.mean())
 

@@ -85,7 +85,9 @@ def evaluate(arguments: Sequence[str]) -> int:
         scores = [sum(v) / len(v) for v in line["normalized"]]
         words.append(f"normalised score {sum(scores) / len(scores):.4g}")
     if result.successes is not None:
-        words.append(f"success {100 * result.successes.mean():.1f} %")
+        by_task = result.success_by_task()
+        told = "" if by_task is None else f" (task by task {', '.join(f'{100 * x:.3g}' for x in by_task.mean(0))})"
+        words.append(f"success {100 * result.successes.mean():.1f} %{told}")
     print(f"{_who(a, environment)}: {'; '.join(words)}; {a.episodes} episodes a seed, mean length {result.lengths.mean():.4g}")
     if a.json is not None:
         write_json(a.json, line | _conditions(a))

@@ -198,7 +198,7 @@ def test_drawings_that_cannot_be_meant_are_refused() -> None:
     check_drawing(GoalDrawing(), Transitions(), "iql")
     with pytest.raises(ConfigError, match="add up to 1 and give 1.3"):
         check_drawing(replace(on, value_future=0.8), Transitions(), "iql")
-    with pytest.raises(ConfigError, match="subgoal_steps is 3, and has no effect without --goals.hindsight"):
+    with pytest.raises(ConfigError, match="subgoal_steps is 3, and has no effect without --goals.hindsight; add that"):
         check_drawing(GoalDrawing(subgoal_steps=3), Transitions(), "iql")
     for kind, name in ((Transitions(), "iql"), (Goals(), "gcivl")):
         with pytest.raises(ConfigError, match=f"subgoal_steps is 3, and has no effect with '{name}', which has no subgoals"):

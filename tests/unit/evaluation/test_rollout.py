@@ -126,6 +126,32 @@ def test_success_is_none_where_nothing_tells_and_may_be_a_positive_final_reward(
     assert costly is not None and not costly.any()
 
 
+class InTurn(Clock):
+    """Three tasks in turn; the second alone is solved, and of the third what a seed says."""
+
+    tasks = 3
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        first, info = super().reset(seed=seed)
+        self.number = (options or {})["task_id"]
+        self.length = 30 if self.number == 2 else 1 if self.number == 1 else self.length
+        return first, info
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_success_is_told_task_by_task_where_an_environment_has_several(processes: int) -> None:
+    result = rollout(ignore, InTurn, episodes=20, seeds=2, parallel=6, processes=processes)
+    found = result.success_by_task()
+    assert found is not None and result.successes is not None and result.tasks == 3
+    assert found[:, 0].tolist() == [0, 0] and found[:, 1].tolist() == [1, 1] and (found[:, 2] == result.successes[:, 2::3].mean(1)).all()
+    assert 0 < found[:, 2].mean() < 1
+    assert result.record(step=1, seconds=0.0, environment="turns")["success_by_task"] == found.tolist()
+    few = rollout(ignore, InTurn, episodes=2, processes=1).success_by_task()
+    assert few is not None and few.tolist() == [[0, 1]], "a third task was not met"
+    alone = rollout(ignore, Clock, episodes=2, processes=1)
+    assert alone.success_by_task() is None and "success_by_task" not in alone.record(step=1, seconds=0.0, environment="clock")
+
+
 def test_time_limit_ends_an_episode_and_is_no_terminal() -> None:
     result = rollout(ignore, Clock, episodes=20, parallel=3, max_steps=4, processes=1)
     assert set(np.unique(result.lengths)) == {1, 4}

@@ -317,6 +317,7 @@ def test_updates_by_hand() -> None:
         ({"mixing": 0.01}, "both parts need one"),
         ({"mixing": 0.3, "pour": True}, "a poured log has no share"),
         ({"schedule": "restart"}, "give --optimizer reset too"),
+        ({"schedule": "restart", "optimizer": "reset"}, "no learning rate of 'td3_bc' falls"),
         ({"warm_start": 41}, "nothing would be learned"),
         ({"warm_start": 0}, "warm_start is 0"),
         ({"exploration_noise": -1}, "exploration_noise is -1"),
@@ -325,6 +326,18 @@ def test_updates_by_hand() -> None:
 def test_settings_that_cannot_be_are_refused(runs: dict[str, Path], tmp_path: Path, online: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         go_on(runs["td3_bc"], tmp_path / "on", online=online)
+
+
+def test_training_and_evaluation_are_told_whole_or_in_part(runs: dict[str, Path], tmp_path: Path) -> None:
+    run, own = runs["td3_bc"], read_parent(runs["td3_bc"]).training
+    whole = {"training": replace(own, steps=9, save_every=5), "evaluation": Evaluation(episodes=1, every=0)}
+    part = {"training": {"save_every": 5}, "evaluation": {"episodes": 1, "every": 0}}
+    for name, given in (("whole", whole), ("steps", whole | {"steps": 8}), ("part", part | {"steps": 8})):
+        stitchrl.finetune(run, CLOCKED, into=tmp_path / name, online={"warm_start": 2}, logging=QUIET, **given)
+    told = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("whole", "steps", "part")]
+    assert [x["training"]["steps"] for x in told] == [9, 8, 8] and [x["training"]["save_every"] for x in told] == [5, 5, 5]
+    assert {x["training"]["batch_size"] for x in told} == {own.batch_size}
+    same(tmp_path / "steps", tmp_path / "part")
 
 
 def test_noise_that_would_not_be_taken_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
