@@ -159,12 +159,51 @@ def test_the_quasimetric_learns_the_lengths_of_ways() -> None:
     assert (np.sign(action)[away] == toward[away]).mean() > 0.95
 
 
+RING, HABIT, LEFT = 8, 0.9, 0.8
+
+
+def ring_log(episodes: int = 200, steps: int = 40) -> Dataset:
+    """Returns walks round a ring: a share `LEFT` of them take nine steps of ten to the left (an action below 0), the others to the right."""
+    rng = np.random.default_rng(0)
+    walks = []
+    for _ in range(episodes):
+        habit = -1 if rng.random() < LEFT else 1
+        turns = np.where(rng.random(steps) < HABIT, habit, -habit)
+        at = (int(rng.integers(RING)) + np.concatenate([[0], turns.cumsum()])) % RING
+        actions = (turns * rng.random(steps))[:, None].astype(np.float32)
+        walks.append(
+            {"observations": np.eye(RING, dtype=np.float32)[at], "actions": actions, "rewards": np.zeros(steps), "terminals": False}
+        )
+    return Dataset.from_episodes(walks, Spec(Box((RING,)), Box((1,), (-1.0,), (1.0,))))
+
+
+def reached_on_a_ring(discount: float) -> np.ndarray:
+    """Returns `[2, RING]`: how much of the discounted time after a step to the left, or to the right, walks spend so many cells to the right."""
+    prior = {-1: LEFT, 1: 1 - LEFT}
+    found = np.zeros((2, RING))
+    for side, step in enumerate((-1, 1)):
+        taken = {habit: share * (HABIT if habit == step else 1 - HABIT) for habit, share in prior.items()}
+        for habit, weight in taken.items():
+            move = sum(p * np.roll(np.eye(RING), by, 1) for by, p in ((habit, HABIT), (-habit, 1 - HABIT)))
+            later = (1 - discount) * np.linalg.inv(np.eye(RING) - discount * move)
+            found[side] += weight / sum(taken.values()) * later[step % RING]
+    return found
+
+
 @pytest.mark.slow
-def test_the_contrastive_policy_goes_towards_its_goal() -> None:
-    size = 7
-    settings = {"learning_rate": 1e-3, "hidden": (64, 64), "latent": 32, "discount": DISCOUNT, "bc_weight": 0.03}
-    _, agent = learned("crl", line_log(), settings, 2_000, value_current=0.0, value_future=1.0, value_random=0.0, **ACTING)
-    action = agent.predict(pairs(size)).reshape(size, size)
-    difference = np.subtract.outer(np.arange(size), np.arange(size)).T
-    away = difference != 0
-    assert (np.sign(action)[away] == np.sign(difference)[away]).mean() > 0.9
+def test_the_contrastive_policy_goes_where_its_goal_is_met_sooner_not_where_most_went() -> None:
+    discount = 0.7
+    settings = {"learning_rate": 1e-3, "hidden": (64, 64)}
+    _, cloned = learned("bc", ring_log(), settings, 600)
+    own = {"latent": 32, "discount": discount, "bc_weight": 0.03}
+    _, agent = learned("crl", ring_log(), settings | own, 2_000, value_current=0.0, value_future=1.0, value_random=0.0)
+    left, right = reached_on_a_ring(discount)
+    better = np.where(right > left, 1, -1)
+    assert better[1:].tolist() == [1, 1, 1, -1, -1, -1, -1], "the shorter way, though most walk the other"
+    ahead = np.subtract.outer(np.arange(RING), np.arange(RING)).T % RING  # of s, g: cells from s to g to the right
+    found = {
+        name: np.sign(policy.predict(pairs(RING)).reshape(RING, RING)) == better[ahead] for name, policy in (("crl", agent), ("bc", cloned))
+    }
+    clear = (ahead > 0) & (ahead != 4)  # four cells away both ways are as long
+    assert found["crl"][clear].mean() > 0.95
+    assert found["bc"][(ahead > 0) & (ahead < 4)].mean() < 0.2, "cloning, of the goals that most reach by the longer way"
