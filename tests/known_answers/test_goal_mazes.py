@@ -57,6 +57,7 @@ def test_ants_put_walks_together_on_two_levels_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_values_put_walks_of_a_large_maze_together_where_cloning_does_not() -> None:
-    """benchmarks/scores/GOALS.md, three seeds: GCIQL 23 ± 8, GCBC 0; OGBench's own 31 and 7."""
-    gciql, gcbc = (reached(method, "pointmaze/large-stitch", 20_000) for method in ("gciql", "gcbc"))
-    assert gciql > max(gcbc + 0.05, 0.1)
+    """benchmarks/scores/GOALS.md, three seeds: HIQL 25 ± 6, GCIQL 23 ± 8, GCBC 0; OGBench's own 13, 31 and 7."""
+    hiql, gciql, gcbc = (reached(method, "pointmaze/large-stitch", 20_000) for method in ("hiql", "gciql", "gcbc"))
+    assert min(hiql, gciql) > max(gcbc + 0.05, 0.1)
+    assert hiql > gciql - 0.1, "HIQL is not below GCIQL, but for what two seeds are apart"

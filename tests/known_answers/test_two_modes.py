@@ -60,6 +60,15 @@ def test_bcq_takes_the_better_mode_and_goes_no_further() -> None:
         assert (found > 0.5).all() and (found < 0.75).all()
 
 
+@pytest.mark.slow
+def test_candidates_near_the_middle_of_the_log_miss_a_mode_that_few_steps_have() -> None:
+    """Docs of `bcq`, "When": of a better mode with 30 % of the steps."""
+    sizes = {"hidden": (32, 32), "autoencoder_hidden": (64, 64), "autoencoder_learning_rate": 4e-3}
+    near, wide = (actions(learned("bcq", 0.3, 500, latent_bound=bound, **sizes)) for bound in (0.5, 2.0))
+    assert near.mean() < 0.2 and (near < 0.5).all(), "none of the better mode"
+    assert (wide > 0.5).float().mean() > 0.95 and (wide < 0.8).all()
+
+
 @pytest.mark.parametrize("distillation", [pytest.param(1000.0, marks=pytest.mark.slow), 5.0])
 def test_a_flow_has_both_modes_and_the_policy_stands_off_it_by_the_values_slope(distillation: float) -> None:
     learner = learned("fql", 0.3, 500, hidden=(64, 64), learning_rate=4e-3, distillation=distillation)

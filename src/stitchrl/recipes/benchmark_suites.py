@@ -23,6 +23,7 @@ REAL_METHODS = ("bc", "filtered_bc", "td3_bc", "iql")
 MORE_REAL_METHODS = (*REAL_METHODS, "awac", "rebrac")
 SMALL_METHODS = (*MORE_REAL_METHODS, "bcq", "cql", "cal_ql", "edac", "sac_n", "fql", "sac")
 INTEGER_METHODS = ("bc", "q_learning", "bcq", "cql", "iql")
+GAMES = ("breakout/mixed", "breakout/expert", "pong/mixed", "pong/expert")
 GOAL_METHODS = ("gcbc", "gcivl", "gciql", "hiql", "qrl", "crl")
 
 # Milliseconds of a step of two layers of 256, one thread, not compiled: measured by benchmarks/speed (RESULTS.md); AWAC's, ReBRAC's and
@@ -117,7 +118,7 @@ def _standard() -> Suite:
     near = {"hidden": (128, 128), "target_rate": 0.05}
     goals = Task("pointmaze/navigate", GOAL_METHODS, 10_000, False, near, 1, 25, 8.0, sizes=_SMALL_SIZES)
     sepsis = Task("icu-sepsis/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (64,), "discount": 1.0}, 5, 50, 1.0, 1.5)
-    drivers = Task("highway/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (128, 128)}, 1, 100, 30.0, 2.5)
+    drivers = Task("highway/mixed", INTEGER_METHODS, 5_000, True, {"hidden": (128, 128)}, 1, 100, 75.0, 2.5)
     # no AntMaze: after so few steps all methods are alike there (`_antmaze` has more)
     text = "control, mazes, goals, ICU-Sepsis and driving, a hundredth of the papers' steps: under two hours on two cores"
     return Suite("standard", text, (*replays, experts, small, maze, goals, sepsis, drivers), seeds=3)
@@ -232,17 +233,14 @@ def _atari() -> Suite:
         "milliseconds": 110.0,
         "sizes": sizes,
     }
-    tasks = [
-        Task(name, ("bc", "filtered_bc", "cql", "decision_transformer"), 3_000, True, batch_size=None, **plan)
-        for name in ("breakout/mixed", "breakout/expert", "pong/mixed", "pong/expert")
-    ]
+    tasks = [Task(name, ("bc", "filtered_bc", "cql", "decision_transformer"), 3_000, True, batch_size=None, **plan) for name in GAMES]
     return Suite(
         "atari", "games from stacked frames, a hundredth of the papers' steps: two hours of one core a seed", tuple(tasks), seeds=2
     )
 
 
 def _full() -> Suite:
-    methods = (*MORE_REAL_METHODS, "cql", "edac", "fql")
+    methods = (*MORE_REAL_METHODS, "bcq", "cql", "edac", "sac_n", "fql")
     many: dict[str, Any] = {"steps": 1_000_000, "evaluations": 200, "batch_size": None}
     locomotion = [
         Task(f"{task}/{level}", methods, **many)
@@ -250,18 +248,21 @@ def _full() -> Suite:
         for level in ("random", "medium", "medium-replay", "medium-expert", "expert")
     ]
     mazes = [Task(f"pointmaze/{size}", methods, **many, evaluation_seconds=6.0) for size in ("umaze", "medium", "large")]
-    ants = [Task(name, methods, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0, batch_size=None) for name in _ants("")]
+    crossing = (*methods, "cal_ql")
+    ants = [Task(name, crossing, 1_000_000, evaluations=10, episodes=100, evaluation_seconds=100.0, batch_size=None) for name in _ants("")]
     sepsis = [
         Task(f"icu-sepsis/{level}", INTEGER_METHODS, 100_000, True, {"hidden": (64,), "discount": 1.0}, 10, 100, 2.0, 1.5, batch_size=None)
         for level in ("mixed", "random")
     ]
     drivers = Task("highway/mixed", INTEGER_METHODS, 100_000, True, {}, 10, 100, 100.0, 3.0, batch_size=None)
-    goals = [
-        Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=50, evaluation_seconds=60.0, batch_size=None)
+    goals = [  # of each of OGBench's five tasks as many episodes as it plays
+        Task(name, GOAL_METHODS, 1_000_000, evaluations=10, episodes=250, evaluation_seconds=300.0, batch_size=None)
         for name in published_goals.LOGS
     ]
-    text = "control, mazes and goals for a million steps, as the papers, ICU-Sepsis and driving for 100,000: for GPUs"
-    return Suite("full", text, (*locomotion, *mazes, *ants, *sepsis, drivers, *goals), seeds=5)
+    played: dict[str, Any] = {"evaluations": 10, "evaluation_seconds": 30.0, "epsilon": 0.05, "milliseconds": 110.0, "batch_size": None}
+    games = [Task(name, ("bc", "filtered_bc", "bcq", "cql", "decision_transformer"), 1_000_000, True, **played) for name in GAMES]
+    text = "control, mazes, goals and games for a million steps, as the papers, ICU-Sepsis and driving for 100,000: for GPUs"
+    return Suite("full", text, (*locomotion, *mazes, *ants, *sepsis, drivers, *goals, *games), seeds=5)
 
 
 def _ants(*sizes: str) -> list[str]:

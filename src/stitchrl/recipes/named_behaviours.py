@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from stitchrl.core.errors import ConfigError
+from stitchrl.core.rounding import rounded
 from stitchrl.core.spec import Spec
 from stitchrl.environments.atari_positions import GAMES, Game, positions
 from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
@@ -55,11 +56,6 @@ def walker(name: str) -> Callable[[np.ndarray], np.ndarray]:
 
     agent = load(SAVED / name).in_double()
     return lambda observations: rounded(agent.predict(observations), ACTION_STEP)
-
-
-def rounded(values: np.ndarray, step: float) -> np.ndarray:
-    """Returns real numbers as the nearest multiples of a power of two, float32; integers as they are."""
-    return values if values.dtype.kind in "iu" else (np.rint(values.astype(np.float64) / step) * step).astype(np.float32)
 
 
 def _game(name: str) -> Game | None:

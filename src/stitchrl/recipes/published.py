@@ -182,6 +182,11 @@ def awac_antmaze() -> Recipe:
     return replace(told, preprocessing=replace(told.preprocessing, reward_shift=-1.0))
 
 
+def awac_d3rlpy() -> Recipe:
+    """AWAC as d3rlpy reproduces its paper (arXiv:2006.09359): lambda 1, normalised weights, four layers, batches of 1,024."""
+    return Recipe("awac", {"temperature": 1.0, "hidden": (256,) * 4}, batch_size=1024)
+
+
 def cal_ql_antmaze() -> Recipe:
     """Cal-QL, arXiv:2303.05479, with the authors' script for AntMaze: Lagrange gap 0.8, critics of four layers, rewards 10 r - 5.
 
@@ -224,6 +229,15 @@ _REBRAC_PENALTIES = {
     "pen/human": (0.1, 0.5),
     "pen/cloned": (0.05, 0.5),
     "pen/expert": (0.01, 0.01),
+    "door/human": (0.1, 0.1),
+    "door/cloned": (0.01, 0.1),
+    "door/expert": (0.05, 0.01),
+    "hammer/human": (0.01, 0.5),
+    "hammer/cloned": (0.1, 0.5),
+    "hammer/expert": (0.01, 0.01),
+    "relocate/human": (0.1, 0.01),
+    "relocate/cloned": (0.1, 0.01),
+    "relocate/expert": (0.05, 0.01),
 }
 
 # EDAC, arXiv:2110.01548, and CORL's configs/offline/edac: (N, eta).
@@ -241,6 +255,10 @@ _EDAC_CRITICS = {
     "pen/human": (20, 1000.0),
     "pen/cloned": (20, 10.0),
     "pen/expert": (20, 10.0),
+    "door": (50, 200.0),  # human, cloned and expert alike
+    "hammer": (50, 200.0),
+    "relocate": (50, 200.0),
+    "antmaze": (10, 1.0),  # all sizes; it arrives nowhere there
 }
 
 # SAC-N of the same paper, CORL's configs/offline/sac_n: N.
@@ -257,6 +275,9 @@ _SAC_N_CRITICS = {
     "pointmaze": 25,
     "antmaze": 25,
     "pen": 100,
+    "door": 100,
+    "hammer": 100,
+    "relocate": 100,
 }
 
 

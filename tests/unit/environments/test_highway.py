@@ -11,6 +11,7 @@ from stitchrl.environments.behaviours import RandomBehaviour
 from stitchrl.environments.collect import collect
 from stitchrl.environments.highway_drivers import FASTER, HABITS, IDLE, LEFT, RIGHT, SLOWER, drive, highway_driver
 from stitchrl.environments.make import make, spec_of
+from stitchrl.environments.tasks.highway import STEP
 from stitchrl.recipes.named_behaviours import behaviour
 
 pytest.importorskip("highway_env")
@@ -60,6 +61,30 @@ def test_rewards_and_what_a_collision_costs_by_hand() -> None:
         assert terminal == car.crashed
         assert not timeout
     world.close()
+
+
+def test_a_drive_is_the_same_where_sines_have_another_last_digit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As processors have: numpy's AVX-512 sine is not the C library's."""
+    exact = {name: getattr(np, name) for name in ("sin", "cos", "arctan", "tan")}
+
+    def driven(off: bool) -> tuple[np.ndarray, list[float], np.ndarray]:
+        for name, function in exact.items():
+            monkeypatch.setattr(np, name, (lambda x, f=function: np.nextafter(f(x), 2.0)) if off else function)
+        world = make(HIGHWAY)
+        driver = highway_driver("cautious", spec_of(world), world)
+        seen, rewards = [world.reset(seed=8)[0]], []
+        for _ in range(15):
+            observation, reward, *_ = world.step(int(driver.function(seen[-1][None])[0]))
+            seen.append(observation)
+            rewards.append(float(reward))
+        places = np.array([car.position for car in world.unwrapped.road.vehicles])
+        world.close()
+        return np.stack(seen), rewards, places
+
+    (seen, rewards, places), (other, earned, shifted) = driven(False), driven(True)
+    assert (places != shifted).any() and np.abs(places - shifted).max() < 1e-9
+    assert seen.tobytes() == other.tobytes() and rewards == earned
+    assert (seen / STEP % 1 == 0).all() and not np.signbit(seen[seen == 0]).any() and len(set(rewards)) > 3
 
 
 def test_a_log_depends_on_its_seed_alone() -> None:
