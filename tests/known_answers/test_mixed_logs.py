@@ -134,7 +134,7 @@ def test_values_cross_the_ants_maze_where_cloning_and_td3_bc_fail() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(10_800)
 def test_values_cross_the_large_maze_of_ants_too() -> None:
-    """The same of the large maze, seed 0: ReBRAC arrives in 88 % (seed 1: 76), IQL in 40, cloning and TD3+BC in none; CORL's have 64, 30, 0 and 0."""
+    """The same of the large maze, two seeds: ReBRAC arrives in 88 and 76 %, IQL in 40 and 38, the others in none; CORL's have 64, 30, 0 and 0."""
     scores = {method: suite_score("antmaze", "antmaze/large-diverse", method) for method in ("bc", "td3_bc", "iql", "rebrac")}
     assert max(scores["bc"], scores["td3_bc"]) <= 10 and scores["iql"] >= 20 and scores["rebrac"] >= 50, scores
 

@@ -80,13 +80,14 @@ def run(method: str, seed: int, a: argparse.Namespace) -> None:
             s, goal = np.split(seen[0], 2, axis=-1)
             return np.asarray(agent.sample_actions(observations=s, goals=goal, seed=jax.random.PRNGKey(0), temperature=0))[None]
 
-        found = rollout(act, str(log.metadata["environment"]), episodes=a.episodes, seed=10_000, parallel=25, processes=1).successes
+        world = str(log.metadata["environment"])  # each seed in episodes of its own, which are ours of that seed
+        found = rollout(act, world, episodes=a.episodes, seeds=[seed], seed=10_000, parallel=25, processes=1).successes
         assert found is not None
         row: dict[str, Any] = {
             "library": "ogbench", "log": a.log, "method": method, "step": step, "steps": a.steps, "width": a.width, "layers": a.layers,
             "seed": seed, "batch_size": a.batch_size, "standardized": False, "target_rate": made.get("tau"), "times": 1,
             "log_sha256": log.fingerprint(), "settings": {k: v for k, v in made.to_dict().items() if v is not None},
-            "episodes": a.episodes, "success": float(found[0].mean()), "tasks": [float(found[0, k::5].mean()) for k in range(5)],
+            "episodes": a.episodes, "episodes_of": seed, "success": float(found[0].mean()), "tasks": [float(found[0, k::5].mean()) for k in range(5)],
             "seconds": round(time.perf_counter() - began), "version": version("ogbench"),
             "jax": jax.__version__, "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": " ".join(sys.argv),
         }  # fmt: skip
