@@ -89,6 +89,7 @@ def train(
         training=_of(Training, training, "training", Training(batch_size=told.batch_size)),
         preprocessing=_of(Preprocessing, preprocessing, "preprocessing", told.preprocessing),
         evaluation=_of(Evaluation, evaluation, "evaluation"), goals=_of(GoalDrawing, goals, "goals", told.goals or drawing_of(kind.batch)),
+        recipe=recipe,
     )  # fmt: skip
     dataset = data if isinstance(data, Dataset) else load(data)
     source = str(dataset.metadata.get("name", "in memory")) if isinstance(data, Dataset) else str(data)

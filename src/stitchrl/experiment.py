@@ -95,6 +95,7 @@ class Plan:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     evaluation: Evaluation = field(default_factory=Evaluation)
     goals: GoalDrawing = field(default_factory=GoalDrawing)
+    recipe: str | None = None  # the name of the published settings that these began from: told, and of no effect
 
 
 def plan(
@@ -106,9 +107,10 @@ def plan(
     preprocessing: Preprocessing | None = None,
     evaluation: Evaluation | None = None,
     goals: GoalDrawing | None = None,
+    recipe: str | None = None,
 ) -> Plan:
     """Returns a checked plan; `settings` is the algorithm's config or a mapping of some of its fields; `seeds` a number of seeds or their list.
-    `goals` are drawn as the algorithm would unless told: not at all, for one that knows of none.
+    `goals` are drawn as the algorithm would unless told: not at all, for one that knows of none. `recipe` is only a name, for the records.
 
     Raises ConfigError naming the setting that is unknown, of the wrong type, or out of range.
     """
@@ -123,7 +125,7 @@ def plan(
     for number in numbers:
         stream_seed(number, "indices")  # raises for one that is no seed
     parts = (training or Training(), preprocessing or Preprocessing(), evaluation or Evaluation(), goals or drawing_of(found.batch))
-    made = Plan(algorithm, settings, numbers, *parts)
+    made = Plan(algorithm, settings, numbers, *parts, recipe)
     for part, where in zip((settings, *parts), (algorithm, "training", "preprocessing", "evaluation", "goals"), strict=True):
         check_settings(part, where)
     # what cannot go on in an environment, of those that learn from single steps, clones
@@ -357,6 +359,7 @@ def describe(
         "format": 1,
         "version": VERSION,
         "algorithm": plan.algorithm,
+        "recipe": plan.recipe,
         "settings": to_json(plan.settings),
         "seeds": list(plan.seeds),
         "training": to_json(plan.training) | {"compiled": compiled, "compile_reason": reason, "device_used": str(device)},

@@ -190,6 +190,13 @@ def test_the_resolved_settings_are_printed_and_nothing_is_done(
         assert json.loads(dict(line.split(": ", 1) for line in out.splitlines())["training"])["batch_size"] == size
 
 
+def test_a_run_tells_the_recipe_it_began_from(logs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    quick = ("--settings.hidden", 4, "--steps", 1, "--env", "none", "--logging.quiet", "--logging.no-tensorboard")
+    assert told(capsys, "train", "bc", "--recipe", "filtered_bc", "--data", logs / "integer.npz", "--run", tmp_path / "run", *quick)[0] == 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"] == "filtered_bc" and config["preprocessing"]["best_episodes"] == 0.1
+
+
 def test_a_faulty_log_is_told_with_exit_code_1_and_a_sound_one_with_0(
     logs: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

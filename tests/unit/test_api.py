@@ -117,6 +117,19 @@ def walk() -> Dataset:
     return Dataset(Spec(Box((2,)), Box((1,), (-1.0,), (1.0,))), columns, np.arange(0, 41, 5), final, {"name": "walk"})
 
 
+def test_a_recipes_name_is_recorded_told_and_of_no_effect(walk: Dataset, tmp_path: Path) -> None:
+    small: dict[str, Any] = {"training": {"steps": 2, "save_every": 1}, "logging": QUIET}
+    stitchrl.train("rebrac", walk, run=tmp_path / "run", recipe="rebrac:hopper/medium", settings={"hidden": (4,)}, **small)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["recipe"] == "rebrac:hopper/medium"
+    assert "- recipe: `rebrac:hopper/medium`" in (tmp_path / "run" / "card.md").read_text()
+    assert "recipe rebrac:hopper/medium" in (tmp_path / "run" / "report.html").read_text()
+    more = {**small, "training": {"steps": 3, "save_every": 1, "batch_size": 1024}, "resume": True, "allow_change": ["training.steps"]}
+    stitchrl.train("rebrac", walk, run=tmp_path / "run", settings=config["settings"], **more)  # the same settings, told one by one
+    with pytest.raises(CheckpointError, match=r"settings\.actor_penalty is 0\.001 and was 0\.01"):
+        stitchrl.train("rebrac", walk, run=tmp_path / "run", recipe="rebrac:halfcheetah/medium", settings={"hidden": (4,)}, **more)
+
+
 def test_what_is_given_has_its_say_over_a_recipe(walk: Dataset, tmp_path: Path) -> None:
     def config(algorithm: str, recipe: str, **options: Any) -> Any:
         path = tmp_path / algorithm

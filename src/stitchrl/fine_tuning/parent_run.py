@@ -56,7 +56,10 @@ class Parent:
         seeds = [int(seed) for seed in self.config["seeds"]]
         if training.precision != self.training.precision:
             raise ConfigError(f"precision is {training.precision}; {self.path} learned in {self.training.precision}, and goes on in it")
-        return plan(self.algorithm, settings=given, seeds=seeds, training=training, preprocessing=self.preprocessing, evaluation=evaluation)
+        return plan(
+            self.algorithm, settings=given, seeds=seeds, training=training, preprocessing=self.preprocessing, evaluation=evaluation,
+            recipe=self.config.get("recipe"),
+        )  # fmt: skip
 
     def policy(self) -> Agent:
         """Returns the policy with its scales; raises CheckpointError where the run has none."""

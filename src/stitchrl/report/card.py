@@ -60,6 +60,8 @@ def _data(run: Run) -> list[str]:
 def _training(run: Run) -> list[str]:
     seeds = ", ".join(map(str, run.seeds)) or "unknown"
     lines = [f"- algorithm: {_code(run.algorithm)}, StitchRL {run.config.get('version', 'version unknown')}", f"- seeds: {seeds}"]
+    if recipe := run.config.get("recipe"):
+        lines.append(f"- recipe: {_code(recipe)}, published settings; what was told in their place is among those below")
     lines += [f"- {name}: {_code(value)}" for name, value in run.training.items()]
     lines += [f"- changed at step {step:,}: {'; '.join(map(_code, changed))}" for step, changed in run.changes]
     if parent := run.config.get("parent"):

@@ -206,7 +206,8 @@ def _settings(run: Run) -> str:
         changes = [[f"{step:,}", "; ".join(changed)] for step, changed in run.changes]
         parts.append(table(["at step", ""], changes, "changed on the way; above is what it was at the end"))
     seeds = ", ".join(map(str, run.seeds)) or "unknown"
-    parts.append(paragraph(f"StitchRL {run.config.get('version', 'version unknown')}; seeds {seeds}.", "soft"))
+    recipe = f"; recipe {run.config['recipe']}, with what was told in place of its settings" if run.config.get("recipe") else ""
+    parts.append(paragraph(f"StitchRL {run.config.get('version', 'version unknown')}; seeds {seeds}{recipe}.", "soft"))
     return "".join(parts)
 
 

@@ -18,6 +18,7 @@ from stitchrl.core.settings import nearest
 # What may differ between a run and its resume without another answer to "which run is this?"
 FREE = ("version", "versions", "training.device", "training.compile_reason", "training.threads", "training.log_every", "training.save_every",
         "training.keep_checkpoints",
+        "recipe",  # its name alone: what it set may not
         "online.rows_from_log",  # follows from the mixing and the batch size, which may not
         "logging", "evaluation", "data.source",
         "data.table_schema",  # what was read by it has a fingerprint, which may not

@@ -119,8 +119,9 @@ def _run(name: str, a: Any) -> int:
         raise ConfigError(f"{PROG}: --seed-list names the seeds; leave --seeds and --first-seed out")
     seeds = tuple(a.seed_list) if a.seed_list else tuple(range(a.first_seed, a.first_seed + a.seeds))
     made = plan(
-        name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation, goals=a.goals
-    )
+        name, settings=a.settings, seeds=seeds, training=a.training, preprocessing=a.preprocessing, evaluation=a.evaluation, goals=a.goals,
+        recipe=a.recipe,
+    )  # fmt: skip
     dataset = datasets.load(a.data, **table_options(a.schema, a.table))
     _tell_reading(a.data, dataset)
     environment, options = environment_of(dataset, a.env, options_told(a.env_options))
