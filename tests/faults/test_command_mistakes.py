@@ -129,6 +129,11 @@ MISTAKES = {
     "unknown data verb": ("data validte x", "unknown command 'data validte'", "'data validate'"),
     "convert to nowhere": ("data convert integer.npz", "--to is missing"),
     "convert to the unknown": ("data convert integer.npz --to x.zzz", "x.zzz: of no known kind"),
+    "collect to the unknown": ("data collect CartPole-v1 --to x.zzz --episodes 1000000", "x.zzz: of no known kind"),
+    "convert below a file": ("data convert integer.npz --to real.npz/x.npz", "real.npz/x.npz: cannot be written, since", "real.npz is a file"),
+    "collect by a policy of another task": (
+        "data collect InvertedPendulum-v5 --behaviour cartpole-expert --to x.npz --episodes 1", "InvertedPendulum-v5 has actions", "discrete(2)",
+    ),
     "collect without a length": ("data collect CartPole-v1 --to x.npz", "episodes=None"),
     "report to nowhere": ("data report integer.npz --html no/such/directory.html", "no/such/directory.html"),
     "name too long": (f"train bc --data {'x' * 300}.npz", "File name too long"),

@@ -66,7 +66,7 @@ def collect(
         "environment_options": options,
         "discount": discount,
         "reference": None if reference is None else dict(reference),
-        "provenance": _provenance(environment, behaviour, seed, episodes, steps),
+        "provenance": _provenance(environment, behaviour, seed, episodes, steps, parallel),
     }
     return Dataset(log.spec, log.columns, log.offsets, log.final_observations, metadata)
 
@@ -205,7 +205,9 @@ def _cut(log: Dataset, steps: int) -> Dataset:
     return Dataset(log.spec, columns, offsets, final, log.metadata)
 
 
-def _provenance(environment: str, behaviour: Behaviour, seed: int, episodes: int | None, steps: int | None) -> dict[str, Any]:
+def _provenance(
+    environment: str, behaviour: Behaviour, seed: int, episodes: int | None, steps: int | None, parallel: int
+) -> dict[str, Any]:
     packages = {"gymnasium", "numpy"}
     packages |= {"gymnasium-robotics", "mujoco"} if environment.removeprefix("stitchrl/").startswith(_ROBOTICS) else set()
     packages |= {"ale-py", "opencv-python-headless"} if environment.startswith("ALE/") else set()
@@ -222,6 +224,7 @@ def _provenance(environment: str, behaviour: Behaviour, seed: int, episodes: int
         "behaviour": behaviour.description,
         "seed": seed,
         "amount": amount,
+        "parallel": parallel,
         "versions": versions,
         "command": " ".join(sys.argv)[:500],
     }

@@ -37,6 +37,7 @@ PONG_POSITIONS = "stitchrl/PongPositions-v0"
 BREAKOUT_POSITIONS = "stitchrl/BreakoutPositions-v0"
 
 _OGBENCH = ("pointmaze-", "antmaze-", "humanoidmaze-", "antsoccer-", "cube-", "scene-", "puzzle-")
+_OGBENCH_PIXELS = ("visual-", "powderworld-")
 _MAZES = (*_OGBENCH, "PointMaze", "AntMaze", ANT_MAZE, POINT_FORK)
 # Ids that appear once a package is imported: how they begin, its module, and what to install.
 _PACKAGES: tuple[tuple[str, str, str], ...] = (
@@ -54,6 +55,7 @@ _PACKAGES: tuple[tuple[str, str, str], ...] = (
     ("BabyAI-", "minigrid", "pip install minigrid"),
     ("MinAtar/", "minatar", "pip install minatar"),
     *((prefix, "ogbench", "pip install ogbench") for prefix in _OGBENCH),
+    ("online-", "ogbench.online_locomotion", "pip install ogbench"),
 )
 _EXTRAS = {
     "mujoco": "pip install 'gymnasium[mujoco]'",
@@ -83,14 +85,18 @@ def make(id: str, **options: Any) -> gymnasium.Env[Any, Any]:
     Highway-v0, PongPositions-v0, BreakoutPositions-v0), Gymnasium's, those of installed packages, and your own as `MODULE:ID`: MODULE,
     installed or a file in the working directory, is imported and registers ID.
     Atari games (ALE/…) have a frame skip of 4 and stacks of 4 grey frames (environments/atari.py); their clock counts steps of four frames.
-    A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last; so do OGBench's observations and goals,
-    of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py). Raises ConfigError naming the
-    nearest id, the package to install, or the options that exist.
+    A Dict observation with 'observation' and 'desired_goal' becomes one float32 Box, the goal last (of AntMaze, where the ant is
+    first); so do OGBench's observations and goals, of its evaluation tasks in turn or of one, `task=3` (environments/goal_tasks.py).
+    Raises ConfigError naming the nearest id, the package to install, or the options that exist.
     """
     import gymnasium
 
     if not isinstance(id, str):
         raise ConfigError(f"environment is {id!r}; expected its name, such as 'Pendulum-v1'")
+    if id.startswith(_OGBENCH_PIXELS):
+        raise ConfigError(
+            f"environment {id!r} shows OGBench's pixels, which are not read here; choose one of states, such as 'pointmaze-medium-v0'"
+        )
     _register_tasks()
     _import_package(id)
     task = options.pop("task", None) if id.startswith(_OGBENCH) else None
@@ -171,7 +177,10 @@ def space_of(space: Any, where: str = "the space") -> Space:
 
 def mdp_of(environment: gymnasium.Env[Any, Any]) -> Any:
     """Returns the `TabularMDP` of one of our exactly solvable tasks, None for any other environment."""
-    return getattr(environment.unwrapped, "mdp", None)
+    from stitchrl.environments.tasks.tabular import TabularMDP
+
+    found = getattr(environment.unwrapped, "mdp", None)
+    return found if isinstance(found, TabularMDP) else None
 
 
 def _bound(values: np.ndarray[Any, Any]) -> tuple[float, ...]:
@@ -185,6 +194,12 @@ def _flat(environment: gymnasium.Env[Any, Any], task: int | None) -> gymnasium.E
 
     if has_goal_tasks(environment):
         return GoalTasks(environment, task)
+    if task is not None:
+        environment.close()
+        raise ConfigError(
+            f"task={task!r} is for environments of OGBench that reach goals; {name_of(environment)} is of one task: "
+            "another is told in its id (…-singletask-task3-v0)"
+        )
     if is_ogbench(environment):
         return SeededTask(environment)
     return GoalObservations(environment) if has_goal_observations(environment.observation_space) else environment
@@ -221,8 +236,9 @@ def _import_package(id: str) -> None:
         return
     for prefix, module, install in _PACKAGES:
         if id.startswith(prefix):
-            if find_spec(module) is None:
-                raise ConfigError(f"environment {id!r} comes from the package {module}, which is not installed. Run: {install}")
+            package = module.partition(".")[0]
+            if find_spec(package) is None:
+                raise ConfigError(f"environment {id!r} comes from the package {package}, which is not installed. Run: {install}")
             robotics_notice.only_for(id)
             gymnasium.register_envs(import_module(module))
 

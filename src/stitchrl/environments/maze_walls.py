@@ -16,12 +16,13 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class MazeWalls:
     """`walls [W, 4]`: x, y of the lower left corner, width and height of each; `columns`: cells a row where states are cells, else 0.
 
-    `goal`: where it always lies; None where observations tell it, or nothing does.
+    `goal`: where it always lies; None where observations tell it, or nothing does. `goal_last`: their last two numbers are its place.
     """
 
     walls: Array
     columns: int = 0
     goal: Array | None = None
+    goal_last: bool = False
 
     def positions(self, states: Array) -> Array:
         """Returns float64 `[…, 2]`: the first two numbers of states `[…, O]`, or the cell that an integer state `[…]` is, north up."""
@@ -36,8 +37,7 @@ class MazeWalls:
         unknown = np.full(2, np.nan)
         if self.columns:
             return unknown
-        # x, y, two velocities, goal x, goal y; or a state and a goal of the same size
-        ahead = {6: 4}.get(len(observation), len(observation) // 2)
+        ahead = len(observation) - 2 if self.goal_last else len(observation) // 2  # else a state, and a goal of the same size
         return np.asarray(observation[ahead : ahead + 2], np.float64) if len(observation) != 29 else unknown
 
 
@@ -54,7 +54,7 @@ def walls_of(environment: Any, id: str, options: Mapping[str, Any]) -> MazeWalls
         from stitchrl.environments.maze_paths import MazePaths
 
         paths = MazePaths(inner.maze)
-        return MazeWalls(_blocks(~paths.free, paths.size, paths.centres[0], paths.cells[0]))
+        return MazeWalls(_blocks(~paths.free, paths.size, paths.centres[0], paths.cells[0]), goal_last=True)
     if hasattr(inner, "maze_map") and hasattr(inner, "ij_to_xy"):  # OGBench's: rows go up
         size = float(np.abs(np.subtract(inner.ij_to_xy((1, 0)), inner.ij_to_xy((0, 0)))).max())
         centres = [inner.ij_to_xy(tuple(cell)) for cell in np.argwhere(np.asarray(inner.maze_map) == 1).tolist()]

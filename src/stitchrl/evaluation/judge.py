@@ -147,11 +147,19 @@ class Judge:
 
 
 def _goals_apart(dataset: Dataset, seen: Space) -> tuple[str, ...]:
-    """Returns the entries of a Minari log's observations that side by side are what a task shows, where the log keeps the goals apart."""
+    """Returns the entries of a Minari log's observations that side by side are what a task shows, where the log keeps the goals apart.
+
+    AntMaze shows where the ant is before that: `achieved_goal`, as large as a goal.
+    """
     own, goals = dataset.spec.observation, dataset.columns.get("goals")
-    if goals is None or isinstance(own, Discrete) or isinstance(seen, Discrete) or seen.shape != (own.size + goals[0].size,):
+    if goals is None or isinstance(own, Discrete) or isinstance(seen, Discrete):
         return ()
-    return (*dataset.metadata.get("observation_keys", ()), *dataset.metadata.get("goal_keys", ()))
+    entries = (*dataset.metadata.get("observation_keys", ()), *dataset.metadata.get("goal_keys", ()))
+    wider: dict[tuple[int, ...], tuple[str, ...]] = {
+        (own.size + goals[0].size,): entries,
+        (own.size + 2 * goals[0].size,): ("achieved_goal", *entries),
+    }
+    return wider.get(seen.shape, ())
 
 
 def check_fits(policy: Spec, task: Spec, environment: str, *, to_goals: bool = False, apart: Sequence[str] = ()) -> None:

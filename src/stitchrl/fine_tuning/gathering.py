@@ -50,10 +50,11 @@ class Stage:
         self.observations.append(as_logged(seen, observation))
         self.actions.append(action)
         self.rewards.append(float(np.float32(reward)))
+        where = f"in episode {self.episode}, step {len(self.rewards) - 1}"
         if not np.isfinite(self.rewards[-1]):
-            raise DataError(
-                f"the environment paid {reward} in episode {self.episode}, step {len(self.rewards) - 1}; rewards must be finite numbers"
-            )
+            raise DataError(f"the environment paid {reward} {where}; rewards must be finite numbers")
+        if not np.isfinite(self.observations[-1]).all():  # of an episode's end too, on which nobody acts
+            raise DataError(f"the environment showed {self.observations[-1].reshape(-1)[:8]} {where}; observations must be finite numbers")
         return bool(terminated), bool(truncated)
 
 

@@ -53,6 +53,7 @@ def _make(task: str, level: str, seed: int) -> Dataset:
     from stitchrl.environments.behaviours import MixtureBehaviour, NoisyBehaviour
     from stitchrl.environments.collect import collect
     from stitchrl.environments.make import make, spec_of
+    from stitchrl.environments.same_sines import same_sines
     from stitchrl.recipes.named_behaviours import behaviour
 
     environment = make(_ENVIRONMENTS[task])
@@ -64,4 +65,7 @@ def _make(task: str, level: str, seed: int) -> Dataset:
         parts.append((share, inner if name == "random" else NoisyBehaviour(inner, spec, **noise)))
     environment.close()
     mixture = MixtureBehaviour(parts)
-    return collect(_ENVIRONMENTS[task], mixture, episodes=_EPISODES[task], seed=seed, name=f"{task}/{level}", reference=_REFERENCES[task])
+    with same_sines():
+        return collect(
+            _ENVIRONMENTS[task], mixture, episodes=_EPISODES[task], seed=seed, name=f"{task}/{level}", reference=_REFERENCES[task]
+        )

@@ -40,11 +40,13 @@ def load_built_in(recipe: DatasetRecipe) -> Dataset:
             held.enter_context(_locked(cache_directory(), recipe.name))
             cached = _cached(recipe, directory)
         except OSError as error:
+            if (whole := _whole(directory)) is not None:  # of a cache that others made and nobody can write
+                return _as_promised(recipe, whole)
             warnings.warn(
                 f"{cache_directory()}: cannot be used ({error.strerror}); {recipe.name} is not kept. Set STITCHRL_CACHE", stacklevel=3
             )
             return _made(recipe)
-        return _made_and_kept(recipe, directory) if cached is None else cached
+        return _made_and_kept(recipe, directory) if cached is None else _as_promised(recipe, cached)
 
 
 def promised(recipe: DatasetRecipe) -> str | None:
@@ -72,16 +74,40 @@ def _cached(recipe: DatasetRecipe, directory: Path) -> Dataset | None:
     """The entry, or None and nothing of it left where it is damaged, cut short or absent."""
     if directory.exists():
         try:
-            dataset = Dataset.open(directory)
-            if dataset.fingerprint() == dataset.metadata.get("fingerprint"):
-                return dataset
-            reason = "its hash is not the one it was stored with"
+            return _opened(directory)
         except DataError as error:
-            reason = str(error)
-        warnings.warn(f"{directory}: damaged ({reason}); {recipe.name} is made again", stacklevel=5)
+            warnings.warn(f"{directory}: damaged ({error}); {recipe.name} is made again", stacklevel=5)
         shutil.rmtree(directory)
     remove_leftovers(directory)
     return None
+
+
+def _whole(directory: Path) -> Dataset | None:
+    """The entry where it can be read and is whole, else None."""
+    try:
+        return _opened(directory)
+    except (DataError, OSError):
+        return None
+
+
+def _opened(directory: Path) -> Dataset:
+    dataset = Dataset.open(directory)
+    if dataset.fingerprint() != dataset.metadata.get("fingerprint"):
+        raise DataError("its hash is not the one it was stored with")
+    return dataset
+
+
+def _as_promised(recipe: DatasetRecipe, dataset: Dataset) -> Dataset:
+    """A cached log with the reference of now; warns where it is another than the release's, as one is that other versions made."""
+    found, expected = dataset.metadata["fingerprint"], promised(recipe)
+    if expected is not None and found != expected:
+        warnings.warn(
+            f"{recipe.name} in {cache_directory()} has the hash {found[:12]}, the release's {expected[:12]}: other versions or another machine "
+            "made it, and scores may differ from the published ones; to make it anew, delete it there",
+            stacklevel=4,
+        )
+    metadata = {**dataset.metadata, "reference": dict(recipe.reference)}
+    return Dataset(dataset.spec, dataset.columns, dataset.offsets, dataset.final_observations, metadata)
 
 
 def _made_and_kept(recipe: DatasetRecipe, directory: Path) -> Dataset:

@@ -14,6 +14,7 @@ from stitchrl.core.rounding import rounded
 from stitchrl.core.spec import Spec
 from stitchrl.environments.atari_positions import GAMES, Game, positions
 from stitchrl.environments.behaviours import Behaviour, PolicyBehaviour, RandomBehaviour
+from stitchrl.environments.clock import name_of
 
 SAVED = Path(__file__).parents[1] / "environments" / "behaviour"  # policies trained by benchmarks/behaviours/
 # A shipped policy is computed in float64, and what it does and how likely that was is rounded to multiples of these: a processor's own
@@ -40,14 +41,14 @@ def behaviour(name: str, spec: Spec, environment: Any, *, sampled: bool = False)
         return pong_controller("medium" if name == "pong-medium" else "expert", spec)
     path = SAVED / name if (SAVED / name).is_dir() else Path(name)
     if path.parent == SAVED and (game := _game(name)) is not None:
-        return saved_policy(path, sampled=sampled, seen=partial(positions, game=game))
+        return saved_policy(path, spec, environment, sampled=sampled, seen=partial(positions, game=game))
     if not path.is_dir():
         shipped = sorted(p.name for p in SAVED.iterdir() if p.is_dir()) if SAVED.is_dir() else []
         raise ConfigError(
             f"behaviour '{name}' is neither random, waypoint, highway-cautious, highway-reckless, pong-medium, pong-expert, a shipped policy "
             f"({', '.join(shipped)}) nor a directory with a saved policy"
         )
-    return saved_policy(path, sampled=sampled)
+    return saved_policy(path, spec, environment, sampled=sampled)
 
 
 def walker(name: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -63,19 +64,24 @@ def _game(name: str) -> Game | None:
     return next((game for game in GAMES if name.startswith(f"{game}-")), None)
 
 
-def saved_policy(path: Path, *, sampled: bool = False, seen: Callable[[np.ndarray], np.ndarray] | None = None) -> Behaviour:
+def saved_policy(
+    path: Path, spec: Spec, environment: Any, *, sampled: bool = False, seen: Callable[[np.ndarray], np.ndarray] | None = None
+) -> Behaviour:
     """Returns the first seed of a saved policy as a behaviour; `sampled` draws from it, and tells log-probabilities if the policy has them.
 
     seen: what the policy reads of the environment's observations, where that is not the observations themselves. Raises ConfigError for a
-    policy with a memory.
+    policy with a memory, or one that does not fit the environment's spaces.
     """
     from stitchrl.agent import load
+    from stitchrl.evaluation.judge import check_policy
 
     agent = load(path)
     if agent.remembers:
         raise ConfigError(
             f"{path}: a policy of '{agent.name}' acts on what it did and earned before, which a behaviour is not told; `stitchrl evaluate` plays it"
         )
+    task = spec if seen is None else Spec(agent.spec.observation, spec.action)
+    check_policy(agent, task, name_of(environment))
     agent = agent.of_seed(agent.seeds[0])
     shipped = path.parent == SAVED
     if shipped:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -142,7 +143,7 @@ def convert(arguments: Sequence[str]) -> int:
     a = parse(Convert, arguments, "stitchrl data convert", "Read one format, write another.")
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
-    _check_free(a.output, a.overwrite)
+    _check_free(a.output, a.overwrite, a.format)
     dataset = _load(a.source, **({"observation_keys": a.observation_keys} if a.observation_keys else {}))
     if a.frame_stack is not None:
         from stitchrl.data.frame_stacks import stack_frames
@@ -239,10 +240,19 @@ def table_options(schema: Path | None, table: TableSchema) -> dict[str, Any]:
     return {} if schema is None and table == TableSchema() else {"schema": table}
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    """Raises ConfigError where something is at the path already: told before the work that is to be written there."""
+def _check_free(path: Path, overwrite: bool, kind: str = "suffix") -> None:
+    """Raises ConfigError where something is at the path already, or nothing can be: told before the work that is to be written there."""
+    from stitchrl.data import sources
+
     if path.exists() and not overwrite:
         raise ConfigError(f"{path}: exists already; choose another name (--to), or replace it with --overwrite")
+    if kind == "suffix":
+        sources.check_known(path)
+    parent = next(x for x in path.absolute().parents if x.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ConfigError(
+            f"{path}: cannot be written, since {parent} is {'read-only' if parent.is_dir() else 'a file'}; choose another place (--to)"
+        )
 
 
 def _write(dataset: Any, path: Path, kind: str, overwrite: bool) -> None:

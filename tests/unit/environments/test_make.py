@@ -7,12 +7,14 @@ import tempfile
 import threading
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
 
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.environments.make import GRIDWORLD, make, make_vector, mdp_of, space_of, spec_of
+from stitchrl.environments.maze_walls import walls_of
 
 
 def test_spec_of_discrete_and_box() -> None:
@@ -31,6 +33,28 @@ def test_goal_observations_become_one_box() -> None:
     assert seen.dtype == np.float32
     np.testing.assert_allclose(seen, [*raw.point_env.data.qpos, *raw.point_env.data.qvel, *raw.goal], rtol=1e-6)  # type: ignore[attr-defined]
     environment.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*is out of date:DeprecationWarning")
+@pytest.mark.parametrize("id", ["AntMaze_UMaze-v5", "AntMaze_UMaze-v4"])
+def test_an_ant_sees_where_it_is(id: str) -> None:
+    """Its observation is what its joints do; where it is stands in `achieved_goal` alone."""
+    environment = make(id)
+    seen, _ = environment.reset(seed=0)
+    raw = environment.unwrapped
+    place = raw.ant_env.data.qpos[:2]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(seen[[0, 1, 2, -2, -1]], [*place, raw.ant_env.data.qpos[2], *raw.goal], rtol=1e-6)  # type: ignore[attr-defined]
+    walls = walls_of(environment, id, {})
+    assert walls is not None
+    np.testing.assert_allclose([walls.positions(seen), walls.goal_of(seen)], [place, raw.goal], rtol=1e-6)  # type: ignore[attr-defined]
+    environment.close()
+
+
+def test_a_task_that_others_call_mdp_is_none_of_ours() -> None:
+    class Own(gymnasium.Env):  # type: ignore[type-arg]
+        mdp = {"states": 3}
+
+    assert mdp_of(Own()) is None
 
 
 def test_options_reach_the_environment() -> None:
@@ -53,6 +77,9 @@ def test_options_reach_the_environment() -> None:
         (GRIDWORLD, {"map": "clif"}, "map 'clif' is unknown"),
         ("CartPole-v1", {"gravity": 1}, "no option 'gravity'. Options: max_episode_steps"),
         ("CartPole-v1", {"max_episode_steps": -5}, "could not be made"),
+        ("visual-antmaze-medium-v0", {}, "OGBench's pixels, which are not read here"),
+        ("powderworld-easy-v0", {}, "OGBench's pixels, which are not read here"),
+        ("pointmaze-medium-singletask-v0", {"task": 3}, "is of one task: another is told in its id"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(id: str, options: dict, message: str) -> None:

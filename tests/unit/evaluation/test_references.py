@@ -27,7 +27,6 @@ def test_normalized_score_by_hand() -> None:
         ("Ant-v4", -325.6, 3879.7),
         ("PointMaze_UMaze-v3", 23.85, 161.86),
         ("PointMaze_LargeDense-v3", 30.569041, 303.4857382709002),
-        ("AntMaze_Medium_Diverse_GR-v4", 0.0, 1.0),
         ("FrankaKitchen-v1", 0.0, 4.0),
         ("gymnasium_robotics:AdroitHandPen-v1", 96.262799, 3076.8331017826877),
         ("maze2d-large-dense-v1", 30.569041, 303.4857382709002),
@@ -44,6 +43,14 @@ def test_known_tasks(environment: str, random: float, expert: float) -> None:
 )
 def test_unknown_tasks_have_none(environment: str) -> None:
     assert reference_for(environment) is None
+
+
+def test_an_ants_maze_has_d4rls_reference_where_an_arrival_ends_the_episode() -> None:
+    """Otherwise it pays for every step at the goal, and a return of 1 is not the best."""
+    for options in ({}, {"continuing_task": True}):
+        assert reference_for("AntMaze_Medium_Diverse_GR-v4", options=options) is None
+    assert reference_for("AntMaze_Medium_Diverse_GR-v4", options={"continuing_task": False}) == Reference(0.0, 1.0, "D4RL antmaze")
+    assert reference_for("antmaze-medium-diverse-v2") == Reference(0.0, 1.0, "D4RL antmaze")
 
 
 def test_the_data_come_first() -> None:

@@ -22,7 +22,7 @@ from stitchrl.data.transforms import Affine, affine_rewards
 from stitchrl.environments.make import make
 from stitchrl.fine_tuning.gathering import Gathering
 from stitchrl.training import seeds
-from tests.unit.fine_tuning.scripted_task import CLOCKED, ENDING, FORGETFUL, register_tasks
+from tests.unit.fine_tuning.scripted_task import CLOCKED, ENDING, FORGETFUL, Walk, register_tasks
 
 register_tasks()
 CPU = torch.device("cpu")
@@ -170,6 +170,17 @@ def test_an_environment_that_cannot_be_brought_back_begins_anew_and_says_so() ->
     with pytest.warns(UserWarning, match="not exactly the uninterrupted one"):
         theirs.restore(ours.tensors())
     assert theirs.stages[0].actions == [] and theirs.stages[0].episode == 2 and theirs.replays[0].size == 6
+
+
+def test_an_episodes_last_observation_that_is_not_finite_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody acts on it, but its row would be learned from."""
+    made = gathering(agent(), ENDING)
+    made.step()
+    made.step()
+    monkeypatch.setattr(Walk, "_seen", lambda self: np.array([np.nan, self.t]))
+    with pytest.raises(DataError, match=r"showed \[nan  3\.\] in episode 0, step 2; observations must be finite"):
+        made.step()
+    assert [replay.size for replay in made.replays] == [2, 2]
 
 
 def test_a_reward_that_is_not_finite_is_told() -> None:

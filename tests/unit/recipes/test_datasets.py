@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -245,6 +246,51 @@ def test_another_hash_than_the_promised_one_is_told(tmp_path: Path, monkeypatch:
     unpromised = replace(recipe, versions={"numpy": "0.0.1"}, revision=2)  # made with another version: nothing is promised
     assert dataset_cache.promised(unpromised) is None
     assert dataset_cache.load_built_in(unpromised).metadata["fingerprint"].startswith("fdd6e2e88df9")
+
+
+def test_a_cached_log_that_is_not_the_promised_one_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one is that other versions made, before those of the promise were installed."""
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
+    recipe = replace(available()["gridworld/random"], fingerprint="f" * 64)
+    dataset_cache.load_built_in(replace(recipe, versions={"numpy": "0.0.1"}))
+    with pytest.warns(UserWarning, match="has the hash fdd6e2e88df9, the release's ffffffffffff: other versions or another machine"):
+        assert dataset_cache.load_built_in(recipe).metadata["fingerprint"].startswith("fdd6e2e88df9")
+
+
+def test_a_cached_log_has_the_reference_of_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
+    recipe = available()["gridworld/random"]
+    made = dataset_cache.load_built_in(recipe).metadata["reference"]
+    other = {"random": -1.0, "expert": 3.0}
+    assert made == recipe.reference != other
+    assert dataset_cache.load_built_in(replace(recipe, reference=other)).metadata["reference"] == other
+
+
+def test_a_cache_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STITCHRL_CACHE", str(tmp_path))
+    whole = load("gridworld/random").fingerprint()
+    (tmp_path / ".gridworld-random.lock").unlink()
+    (tmp_path / ".gridworld-random.lock").mkdir()  # no lock can be had; root may write to whatever is read-only
+    monkeypatch.setattr(dataset_cache, "_made", lambda recipe: pytest.fail("it is there"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load("gridworld/random").fingerprint() == whole
+
+
+@pytest.mark.parametrize("name", ["pendulum/mixed", "cartpole/mixed"])
+def test_a_log_of_a_processor_with_sines_of_its_own_is_the_promised_one(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """numpy's AVX-512 sine is not the C library's; 24 episodes stand for the log, of which every step hangs on the one before."""
+    from stitchrl.recipes import control_logs
+
+    task, level = name.split("/")
+    monkeypatch.setitem(control_logs._EPISODES, task, 24)
+    sines = {function: getattr(np, function) for function in ("sin", "cos")}
+    made = {}
+    for off in (False, True):
+        for function, own in sines.items():
+            monkeypatch.setattr(np, function, (lambda x, own=own: np.nextafter(own(x), 2.0)) if off else own)
+        made[off] = control_logs._make(task, level, 302).fingerprint()
+    assert made[False] == made[True]
 
 
 def test_a_cache_that_cannot_be_written_keeps_the_data_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

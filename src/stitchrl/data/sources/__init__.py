@@ -41,6 +41,12 @@ def read(path: str | Path, **options: Any) -> Dataset:
     return _call(_format(path, look=True), "read", path, options)
 
 
+def check_known(path: Path) -> None:
+    """Raises DataError where `write` knows no format of the path's suffix: told before the work that is to be written there."""
+    if path.suffix:
+        _format(path, look=False)
+
+
 def write(dataset: Dataset, path: str | Path, **options: Any) -> None:
     """Writes the dataset in the format of the path's suffix; without a suffix, as a directory that opens memory-mapped.
 
