@@ -197,25 +197,30 @@ def test_what_cannot_be_read_is_said(local: Path) -> None:
             ours.read(changed(**values))
 
 
-def test_a_log_whose_goals_stand_apart_is_put_beside_them_for_its_environment(local: Path) -> None:
-    """PointMaze shows 4 numbers and a goal of 2; the log's entries are as Minari records them."""
+@pytest.mark.parametrize(("environment", "shown", "first"), [("PointMaze_UMaze-v3", 4, ()), ("AntMaze_UMaze-v5", 105, ("achieved_goal",))])
+def test_a_log_whose_goals_stand_apart_is_put_beside_them_for_its_environment(
+    environment: str, shown: int, first: tuple[str, ...], local: Path
+) -> None:
+    """PointMaze shows 4 numbers and a goal of 2, AntMaze before its 105 where the ant is; the log's entries are as Minari records them."""
     pytest.importorskip("gymnasium_robotics")
     stream = stream_of([3, 2], False)
     entries = [
-        {"achieved_goal": o[:, :2], "desired_goal": o[:, :2] * 0 + 7, "observation": np.pad(o, ((0, 0), (0, 1)))}
+        {"achieved_goal": o[:, :2], "desired_goal": o[:, :2] * 0 + 7, "observation": np.pad(o, ((0, 0), (0, shown - 3)))}
         for o in stream.observations
     ]
-    box = {width: spaces.Box(-np.inf, np.inf, (width,), np.float64) for width in (2, 4)}
-    space = spaces.Dict(achieved_goal=box[2], desired_goal=box[2], observation=box[4])
+    box = {width: spaces.Box(-np.inf, np.inf, (width,), np.float64) for width in (2, shown)}
+    space = spaces.Dict(achieved_goal=box[2], desired_goal=box[2], observation=box[shown])
     create("test/maze-v0", stream, space, spaces.Box(-2, 2, (2,)), "hdf5", entries)
     found = ours.read(local / "test" / "maze-v0")
-    judged = ("PointMaze_UMaze-v3", {}, None, (0,))
-    with pytest.raises(
-        ConfigError, match=r"box\[6\] and the policy box\[4\].*data convert LOG --observation-keys observation desired_goal --to WIDE"
-    ):
+    judged = (environment, {}, None, (0,))
+    entries_named = (*first, "observation", "desired_goal")
+    told = rf"box\[{shown + 2 * len(entries_named) - 2}\] and the policy box\[{shown}\].*data convert LOG --observation-keys {' '.join(entries_named)} --to WIDE"
+    with pytest.raises(ConfigError, match=told):
         Judge(Evaluation(), found, *judged)
-    named = ["--observation-keys", "observation", "desired_goal", "--to", str(local / "wide")]
+    named = ["--observation-keys", *entries_named, "--to", str(local / "wide")]
     assert convert([str(local / "test" / "maze-v0"), *named]) == 0
     wide = sources.read(local / "wide")
-    Judge(Evaluation(), wide, *judged)
-    assert wide.observations[0].tolist() == [*found.observations[0].tolist(), 7, 7]
+    place = found.observations[0][:2].tolist() if first else []
+    assert wide.observations[0].tolist() == [*place, *found.observations[0].tolist(), 7, 7]
+    if not first:  # an ant's actions are eight
+        Judge(Evaluation(), wide, *judged)
