@@ -126,6 +126,7 @@ def test_a_recipes_name_is_recorded_told_and_of_no_effect(walk: Dataset, tmp_pat
     assert "recipe rebrac:hopper/medium" in (tmp_path / "run" / "report.html").read_text()
     more = {**small, "training": {"steps": 3, "save_every": 1, "batch_size": 1024}, "resume": True, "allow_change": ["training.steps"]}
     stitchrl.train("rebrac", walk, run=tmp_path / "run", settings=config["settings"], **more)  # the same settings, told one by one
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"] == "rebrac:hopper/medium", "they are still its own"
     with pytest.raises(CheckpointError, match=r"settings\.actor_penalty is 0\.001 and was 0\.01"):
         stitchrl.train("rebrac", walk, run=tmp_path / "run", recipe="rebrac:halfcheetah/medium", settings={"hidden": (4,)}, **more)
 

@@ -106,7 +106,8 @@ def _as_promised(recipe: DatasetRecipe, dataset: Dataset) -> Dataset:
             "made it, and scores may differ from the published ones; to make it anew, delete it there",
             stacklevel=4,
         )
-    metadata = {**dataset.metadata, "reference": dict(recipe.reference)}
+    reference = {**(dataset.metadata.get("reference") or {}), **recipe.reference}
+    metadata = {**dataset.metadata, "reference": reference}
     return Dataset(dataset.spec, dataset.columns, dataset.offsets, dataset.final_observations, metadata)
 
 

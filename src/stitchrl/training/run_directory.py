@@ -81,7 +81,8 @@ def begin(path: Path, config: Mapping[str, Any], *, resume: bool, step: int = 0,
     else:
         _set_aside(path, step)
     changes = [*before.get("changes", []), *([{"step": step, "changed": list(differences.values())}] if differences else [])]
-    write_json(path / "config.json", {**config, **({"changes": changes} if changes else {})})
+    kept = {"recipe": before["recipe"]} if config.get("recipe") is None and before.get("recipe") else {}  # not told again, it is the same
+    write_json(path / "config.json", {**config, **kept, **({"changes": changes} if changes else {})})
 
 
 def _judges(name: str) -> bool:

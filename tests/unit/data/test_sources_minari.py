@@ -214,7 +214,8 @@ def test_a_log_whose_goals_stand_apart_is_put_beside_them_for_its_environment(
     found = ours.read(local / "test" / "maze-v0")
     judged = (environment, {}, None, (0,))
     entries_named = (*first, "observation", "desired_goal")
-    told = rf"box\[{shown + 2 * len(entries_named) - 2}\] and the policy box\[{shown}\].*data convert LOG --observation-keys {' '.join(entries_named)} --to WIDE"
+    wider, keys = shown + 2 * len(entries_named) - 2, " ".join(entries_named)
+    told = rf"box\[{wider}\] and the policy box\[{shown}\].*data convert LOG --observation-keys {keys} --to WIDE"
     with pytest.raises(ConfigError, match=told):
         Judge(Evaluation(), found, *judged)
     named = ["--observation-keys", *entries_named, "--to", str(local / "wide")]
