@@ -166,10 +166,11 @@ class Agent:
         alone._memories = None
         return alone
 
-    def anew(self) -> Agent:
-        """Returns the same policies as they were loaded: no episode begun, nothing drawn yet. What they do leaves these as they are."""
+    def anew(self, number: int | None = None) -> Agent:
+        """Returns the same policies as they were loaded: no episode begun, nothing drawn yet; what they do leaves these as they are. They draw
+        what their seeds, and the `number` if there is one, say."""
         twin = copy.copy(self)
-        twin._generators, twin._memories = [randomness.generator(seed, "acting") for seed in self.seeds], None
+        twin._generators, twin._memories = [randomness.generator(seed, "acting", number=number) for seed in self.seeds], None
         return twin
 
     def in_double(self) -> Agent:
@@ -312,6 +313,8 @@ def load(directory: Path) -> Agent:
     if not (directory / "config.json").exists():
         raise CheckpointError(f"{directory}: holds no config.json; expected the directory of a run or of a saved policy")
     config = read_json(directory / "config.json")
+    if isinstance(config, dict) and "training" in config:
+        raise CheckpointError(f"{directory}: the run has no policy yet; let it end, or go on with it (--resume)")
     for file in ("model.safetensors", "normalizers.safetensors"):
         if not (directory / file).is_file():
             raise CheckpointError(f"{directory}: '{file}' is missing; a policy is only complete with config.json, model and normalizers")

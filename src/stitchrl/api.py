@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -105,6 +107,7 @@ def train(
             resume=resume, overwrite=overwrite, allow_change=allow_change, show=progress, warn=progress.warning(),
         )  # fmt: skip
     write_run_report(path)
+    _tell_stop(path, result)
     return result
 
 
@@ -151,26 +154,34 @@ def finetune(
             allow_change=allow_change, show=progress, warn=progress.warning(),
         )  # fmt: skip
     write_run_report(path)
+    _tell_stop(path, result)
     return result
+
+
+def _tell_stop(path: Path, result: Result) -> None:
+    if result.signal is not None:
+        warnings.warn(f"{path}: stopped by a signal at step {result.step:,}; resume=True goes on", stacklevel=3)
 
 
 def evaluate(
     policy: str | Path | Agent, environment: str | Dataset | None = None, *, episodes: int = 100, seed: int = 20_000, sampled: bool = False,
     epsilon: float | None = None, discount: float = 1.0, settings: Mapping[str, Any] | None = None,
-    environment_options: Mapping[str, Any] | None = None,
+    environment_options: Mapping[str, Any] | None = None, parallel: int = 10, processes: int | None = None,
 ) -> Rollout:  # fmt: skip
     """Returns what each seed's policy earns in `episodes` episodes of an environment: returns `[S, episodes]` and more.
 
     `environment` and its options are those of the run unless told; of a Dataset, its own. `sampled` draws actions in place of their mode or
     mean; policies made of noise (plans, diffusion, flows, BCQ) draw them always; a share `epsilon` of integer ones is random. `settings` of the
-    algorithm are changed for acting alone, such as `{"planning": "none"}`. Raises ConfigError, CheckpointError.
+    algorithm are changed for acting alone, such as `{"planning": "none"}`. `parallel` environments a policy in `processes`: of actions that are
+    drawn, another number of the former is another draw. Raises ConfigError, CheckpointError.
     """
     acting = _acting(policy, settings)
     where, options = task_for(policy, environment, environment_options)
     check_task(acting, where, options)
     return play(
-        acting, where, sampled=sampled, epsilon=epsilon, episodes=episodes, seed=seed, discount=discount, environment_options=options
-    )
+        acting, where, sampled=sampled, epsilon=epsilon, episodes=episodes, seed=seed, discount=discount, environment_options=options,
+        parallel=parallel, processes=processes,
+    )  # fmt: skip
 
 
 def plan(
@@ -300,12 +311,17 @@ class Estimator:
         self, dataset: str | Path | Dataset, *, steps: int = 10_000, seeds: int | Sequence[int] = 1, batch_size: int = 256,
         preprocessing: Preprocessing | Mapping[str, Any] | None = None, goals: GoalDrawing | Mapping[str, Any] | None = None, **training: Any,
     ) -> Estimator:  # fmt: skip
-        """Returns itself, trained on a log; keeps no files. `preprocessing` and `goals` as in `train`; `training`: further settings of the engine."""
+        """Returns itself, trained on a log; keeps no files. `preprocessing` and `goals` as in `train`; `training`: further settings of the engine.
+
+        A signal that stops it early leaves nothing to go on from: KeyboardInterrupt, or SystemExit of another than SIGINT.
+        """
         with tempfile.TemporaryDirectory() as directory:
             result = train(
                 self.algorithm, dataset, run=Path(directory) / "run", seeds=seeds, settings=self.settings, preprocessing=preprocessing, goals=goals,
                 training={"steps": steps, "batch_size": batch_size, "save_every": steps, **training}, logging=Logging(tensorboard=False, quiet=True),
             )  # fmt: skip
+        if result.signal is not None:
+            raise KeyboardInterrupt if result.signal == signal.SIGINT else SystemExit(128 + result.signal)
         self.agent = result.agent
         return self
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import platform
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, final
 
@@ -128,6 +129,8 @@ def plan(
     made = Plan(algorithm, settings, numbers, *parts, recipe)
     for part, where in zip((settings, *parts), (algorithm, "training", "preprocessing", "evaluation", "goals"), strict=True):
         check_settings(part, where)
+    if made.preprocessing.reward_scale == 0:
+        raise ConfigError("preprocessing.reward_scale is 0: no reward would be left to learn from; expected another number")
     # what cannot go on in an environment, of those that learn from single steps, clones
     check_drawing(made.goals, found.batch, algorithm, clones=isinstance(found.batch, Transitions) and not found.fine_tunes)
     if made.goals.hindsight:
@@ -175,7 +178,13 @@ def paid(dataset: Dataset, plan: Plan) -> Dataset:
 
 
 def judge_of(plan: Plan, dataset: Dataset, environment: str | None, options: Mapping[str, Any]) -> Judge:
-    """Returns who plays a run's policies in the environment; raises ConfigError where it is none for what the log holds, or cannot be had."""
+    """Returns who plays a run's policies in the environment; raises ConfigError where it is none for what the log holds, or cannot be had.
+
+    Warns of how to judge where there is none to judge in.
+    """
+    if environment is None and (odd := [f.name for f in fields(Evaluation) if getattr(plan.evaluation, f.name) != f.default]):
+        told = ", ".join(f"{name} {getattr(plan.evaluation, name)}" for name in odd)
+        warnings.warn(f"evaluation ({told}) is not used: there is no environment to evaluate in; name one (--env)", stacklevel=3)
     own = plan.preprocessing.reward_bound is None and plan.preprocessing.terminal_reward is None
     return Judge(plan.evaluation, dataset, environment, options, plan.settings, plan.seeds, to_goals=plan.goals.hindsight, own_rewards=own)
 

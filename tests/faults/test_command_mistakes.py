@@ -78,6 +78,7 @@ MISTAKES = {
     "not finite": ("train bc --data integer.npz --settings.learning-rate nan", "learning_rate is nan"),
     "infinite": ("train bc --data integer.npz --preprocessing.reward-scale inf", "reward_scale is inf"),
     "overflow": ("train bc --data integer.npz --preprocessing.reward-scale 1e300", "rewards from", "reward_scale"),
+    "no reward left": ("train bc --data integer.npz --preprocessing.reward-scale 0", "reward_scale is 0: no reward would be left"),
     "no episodes left": ("train bc --data integer.npz --preprocessing.best-episodes 0", "best_episodes is 0"),
     "no seeds": ("train bc --data integer.npz --seeds 0", "--seeds is 0"),
     "negative seed": ("train bc --data integer.npz --seed-list -1", "seed is -1"),

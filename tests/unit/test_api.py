@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.recorded_task import task_of
+from stitchrl.training import trainer
 from stitchrl.training.learner import Training
 
 QUIET = Logging(tensorboard=False, quiet=True)
@@ -129,6 +132,22 @@ def test_a_recipes_name_is_recorded_told_and_of_no_effect(walk: Dataset, tmp_pat
     assert json.loads((tmp_path / "run" / "config.json").read_text())["recipe"] == "rebrac:hopper/medium", "they are still its own"
     with pytest.raises(CheckpointError, match=r"settings\.actor_penalty is 0\.001 and was 0\.01"):
         stitchrl.train("rebrac", walk, run=tmp_path / "run", recipe="rebrac:halfcheetah/medium", settings={"hidden": (4,)}, **more)
+
+
+def test_a_signal_is_told_and_nothing_half_learned_is_given_as_done(walk: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = [signal.SIGINT, signal.SIGINT, signal.SIGTERM]
+
+    def stopped(self: trainer.Stop) -> bool:
+        self.signal = heard[0]
+        return True
+
+    monkeypatch.setattr(trainer.Stop, "__call__", stopped)
+    with pytest.warns(UserWarning, match=r"run: stopped by a signal at step \d+; resume=True goes on"):
+        assert stitchrl.train("bc", walk, run=tmp_path / "run", training={"steps": 5_000}, logging=QUIET).signal == signal.SIGINT
+    for error in (KeyboardInterrupt, SystemExit):
+        heard.pop(0)
+        with warnings.catch_warnings(action="ignore"), pytest.raises(error):
+            stitchrl.BC(hidden=(4,)).fit(walk, steps=5_000)
 
 
 def test_what_is_given_has_its_say_over_a_recipe(walk: Dataset, tmp_path: Path) -> None:

@@ -130,6 +130,21 @@ def test_a_number_that_is_not_finite_is_found(row: int, where: str) -> None:
         prepare(log(rewards), plan("bc"))
 
 
+def test_what_last_steps_led_to_must_be_finite_too() -> None:
+    given = log()
+    final = given.final_observations.astype(np.float32)
+    final[1] = np.nan
+    wrong = Dataset(Spec(Box(final.shape[1:]), given.spec.action), dict(given.columns), given.offsets, final, given.metadata)
+    with pytest.raises(DataError, match="'final_observations' is not finite in episode 1, after its last step"):
+        prepare(wrong, plan("bc"))
+
+
+def test_how_to_judge_is_told_of_where_there_is_nothing_to_judge_in(tmp_path: Path) -> None:
+    made = plan("bc", training=Training(steps=1), evaluation=Evaluation(every=1_000, sampled=True))
+    with pytest.warns(UserWarning, match=r"evaluation \(every 1000, sampled True\) is not used: there is no environment"):
+        run_experiment(made, log(), path=tmp_path / "run", source="test", logging=QUIET)
+
+
 def test_actions_outside_their_bounds() -> None:
     spec = Spec(Box((2,)), Box((1,), (-2.0,), (2.0,)))
     actions = np.linspace(-2, 3, 12, dtype=np.float32)[:, None]

@@ -42,15 +42,17 @@ Noise = Normal | Uniform
 STREAMS = ("initial_weights", "indices", "noise", "acting", "environment", "evaluation")
 
 
-def stream_seed(seed: int, stream: str) -> int:
-    """Returns a 63-bit number that seeds one stream of a seed; raises ConfigError for a seed that is no integer from 0 to 2^32 - 1."""
+def stream_seed(seed: int, stream: str, *, number: int | None = None) -> int:
+    """Returns a 63-bit number that seeds one stream of a seed, or the one of that number; raises ConfigError for a seed that is no integer
+    from 0 to 2^32 - 1."""
     # numpy reads the pair as 32-bit words and ignores zeros at its end: a larger seed would share streams with a small one
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed is {seed!r}; expected an integer from 0 to {2**32 - 1:,}")
-    state = np.random.SeedSequence([seed, STREAMS.index(stream)]).generate_state(1, np.uint64)
+    numbered = () if number is None else (number,)
+    state = np.random.SeedSequence([seed, STREAMS.index(stream)], spawn_key=numbered).generate_state(1, np.uint64)
     return int(state[0] >> np.uint64(1))
 
 
-def generator(seed: int, stream: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """Returns a torch generator at the start of one stream of a seed."""
-    return torch.Generator(device=device).manual_seed(stream_seed(seed, stream))
+def generator(seed: int, stream: str, device: torch.device | str = "cpu", *, number: int | None = None) -> torch.Generator:
+    """Returns a torch generator at the start of one stream of a seed, or of the one of that number."""
+    return torch.Generator(device=device).manual_seed(stream_seed(seed, stream, number=number))

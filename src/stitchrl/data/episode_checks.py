@@ -42,6 +42,15 @@ def check_reading(dataset: Dataset) -> list[Finding]:
             advice = f"Name it in the schema (--table.{flags[0]} {flags[0]}), unless it says something else than how episodes end."
         severity = "warning" if named or flags else "note"
         found.append(Finding("columns-left-out", severity, f"the file has {shown}, not read", "", (), (), len(left), advice))
+    if wrappers := [str(name) for name in noted.get("environment_wrappers") or ()]:
+        task = noted.get("environment")
+        message = f"the log was made in {task} wrapped in {', '.join(wrappers)}, which is left out where {task} is opened: another task may be judged"
+        advice = "Register the wrapped environment under an id of yours and name it: --env MODULE:ID."
+        found.append(Finding("wrappers-left-out", "warning", message, "", (), (), len(wrappers), advice))
+    if noted.get("timeouts_unknown"):
+        message = f"nothing tells where the clock ended an episode: each goes on to the next terminal, {int(np.max(dataset.lengths)):,} steps at most"
+        advice = "Add a column of timeouts, or of episodes' numbers, or name their length: data convert --episode-length, where the clock ends them."
+        found.append(Finding("timeouts-unknown", "warning", message, "timeouts", (), (), 1, advice))
     if apart := int(noted.get("scattered_episodes") or 0):
         message = f"the rows of {apart:,} episodes are not together in the file; they were put together in its order"
         advice = "Where two episodes have one name, as in two logs that were joined, give them two; else name the column of time."

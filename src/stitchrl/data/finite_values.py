@@ -12,19 +12,31 @@ from stitchrl.data.transforms import Affine, apply
 
 
 def check_finite(dataset: Dataset, name: str) -> None:
-    """Raises DataError naming episode and step of the first value of a column that is not finite."""
-    column = dataset.columns[name]
-    if column.dtype.kind != "f":
+    """Raises DataError naming episode and step of the first value of a column that is not finite, or of what episodes' last steps led to."""
+    final = name == "final_observations"
+    row = _first_not_finite(dataset.final_observations if final else dataset.columns[name])
+    if row is None:
         return
+    if final:
+        where = f"episode {row}, after its last step"
+    else:
+        episode = int(np.searchsorted(dataset.offsets, row, side="right") - 1)
+        where = f"episode {episode}, step {row - int(dataset.offsets[episode])} (row {row:,})"
+    raise DataError(
+        f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in {where}; every value must be a finite number. "
+        "`stitchrl data validate` lists all such rows"
+    )
+
+
+def _first_not_finite(column: np.ndarray) -> int | None:
+    if column.dtype.kind != "f":
+        return None
     for start in range(0, len(column), 200_000):
-        wrong = np.flatnonzero(~np.isfinite(column[start : start + 200_000]).reshape(len(column[start : start + 200_000]), -1).all(1))
+        rows = column[start : start + 200_000]
+        wrong = np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))
         if len(wrong):
-            row = start + int(wrong[0])
-            episode = int(np.searchsorted(dataset.offsets, row, side="right") - 1)
-            raise DataError(
-                f"{dataset.metadata.get('name', 'data')}: '{name}' is not finite in episode {episode}, step {row - int(dataset.offsets[episode])} "
-                f"(row {row:,}); every value must be a finite number. `stitchrl data validate` lists all such rows"
-            )
+            return start + int(wrong[0])
+    return None
 
 
 def lacks_rewards(dataset: Dataset) -> bool:

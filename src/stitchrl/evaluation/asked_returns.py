@@ -53,6 +53,7 @@ def asked_returns(
     episodes: int = 10,
     sampled: bool = False,
     parallel: int = 10,
+    seed: int = 0,
     **options: Any,
 ) -> AskedReturns:
     """Returns what each seed's policy earns where it is asked for each of the targets, in the same episodes for all of them.
@@ -70,12 +71,12 @@ def asked_returns(
     if asked.ndim != 1 or not asked.size or not np.isfinite(asked).all():
         raise ConfigError(f"the targets are {targets}; expected a list of at least one finite return")
     width = min(parallel, episodes)
-    player = Player(agent, sampled, len(asked))
+    player = Player(agent, sampled, len(asked), seed=seed)
     try:
         _ask(agent, torch.from_numpy(np.repeat(asked * scale, width)))
         found = rollout(
             player, environment, seeds=[seed for seed in agent.seeds for _ in asked], episodes=episodes, parallel=parallel, earned=player.earned,
-            **options,
+            seed=seed, **options,
         )  # fmt: skip
     finally:
         _ask(agent, None)

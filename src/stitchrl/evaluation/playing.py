@@ -14,13 +14,16 @@ from stitchrl.evaluation.rollout import Rollout, rollout
 from stitchrl.evaluation.slots import Environment, Slots
 
 
-def play(agent: Agent, environment: Environment | Slots, *, sampled: bool = False, epsilon: float | None = None, **options: Any) -> Rollout:
+def play(
+    agent: Agent, environment: Environment | Slots, *, sampled: bool = False, epsilon: float | None = None, seed: int = 0, **options: Any
+) -> Rollout:
     """Returns what each seed's policy earns, by its mode or mean or `sampled`, as one that is `drawn` always is; `options`: of `rollout`.
 
-    epsilon: share of the actions that are uniformly random instead. Raises ConfigError where that cannot be.
+    epsilon: share of the actions that are uniformly random instead. seed: decides the episodes and, with the policies' own, what they draw.
+    Raises ConfigError where that cannot be.
     """
-    player = Player(agent, sampled, epsilon=epsilon)
-    return rollout(player, environment, seeds=list(agent.seeds), earned=player.earned, **options)
+    player = Player(agent, sampled, epsilon=epsilon, seed=seed)
+    return rollout(player, environment, seeds=list(agent.seeds), earned=player.earned, seed=seed, **options)
 
 
 def check_epsilon(epsilon: float | None, spec: Spec) -> None:
@@ -42,19 +45,19 @@ def partly_random(agent: Agent, actions: np.ndarray, epsilon: float) -> np.ndarr
 
 @final
 class Player:
-    """Policies at play, as they were loaded: the same rollout twice is the same. A policy with a memory forgets where an episode begins, and
-    hears of its rewards.
+    """Policies at play, as they were loaded: the same rollout twice is the same, and one of another seed draws other numbers. A policy with a
+    memory forgets where an episode begins, and hears of its rewards.
 
     targets: how many things each seed's policy is asked for side by side: to the rollout they are S · G policies of N environments, to the
     agent S policies of G · N.
     """
 
-    def __init__(self, agent: Agent, sampled: bool, targets: int = 1, epsilon: float | None = None) -> None:
+    def __init__(self, agent: Agent, sampled: bool, targets: int = 1, epsilon: float | None = None, seed: int = 0) -> None:
         check_epsilon(epsilon, agent.spec)
         if epsilon and agent.remembers:
             raise ConfigError(f"epsilon is {epsilon:g}, and a policy of '{agent.name}' acts on what it did before: leave epsilon out")
         self.epsilon = epsilon or 0.0
-        self.agent, self.sampled, self.targets = agent.anew(), sampled or agent.policy.drawn, targets
+        self.agent, self.sampled, self.targets = agent.anew(seed), sampled or agent.policy.drawn, targets
         self.rewards: np.ndarray | None = None
 
     def __call__(self, observations: np.ndarray, episode_start: np.ndarray) -> np.ndarray:

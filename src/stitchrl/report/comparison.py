@@ -32,7 +32,7 @@ from stitchrl.report.summary import (
     score,
     short_number,
     spread_text,
-    task_of,
+    task_labels,
 )
 
 
@@ -182,14 +182,14 @@ def compare(runs: Sequence[Path | str | Run], level: float = 0.95, seed: int = 0
         raise DataError("no runs to compare; give at least one run directory")
     measure = measure_of(read)
     rows = []
-    for run, label, method in zip(read, labels_of(read), method_labels(read), strict=True):
+    for run, label, method, task in zip(read, labels_of(read), method_labels(read), task_labels(read), strict=True):
         best = best_evaluation(run, measure)
         rows.append(
             Row(
                 run,
                 label,
                 method,
-                task_of(run),
+                task,
                 last=score(run.evaluations[-1], measure, level, seed) if run.evaluations else None,
                 best=score(best, measure, level, seed) if best is not None else None,
             )
@@ -198,7 +198,7 @@ def compare(runs: Sequence[Path | str | Run], level: float = 0.95, seed: int = 0
     rows.sort(key=lambda row: (tasks.index(row.task), -row.last.iqm.estimate if row.last else np.inf))
     grouped = last_episodes(read, measure)
     aggregates = _aggregates(grouped, measure, level, seed)
-    warnings = _warnings(rows)
+    warnings = _warnings(rows, level)
     left_out = [method for method in grouped if aggregates and method not in {a.method for a in aggregates}]
     if left_out:
         warnings.append(f"{', '.join(left_out)}: not run on every task, so left out of the numbers over tasks")
@@ -235,7 +235,7 @@ def _improvements(by_method: Grouped, level: float, seed: int) -> list[Improveme
     return found
 
 
-def _warnings(rows: list[Row]) -> list[str]:
+def _warnings(rows: list[Row], level: float) -> list[str]:
     """What makes these numbers less comparable, or less certain, than they look."""
     warnings = []
     evaluated = [row for row in rows if row.last is not None]
@@ -252,6 +252,10 @@ def _warnings(rows: list[Row]) -> list[str]:
             warnings.append(f"{task}: last checkpoints are at different steps ({steps})")
         if len({row.last.episodes for row in here if row.last}) > 1:
             warnings.append(f"{task}: runs were evaluated on different numbers of episodes")
+        acting = {row.label: _acting(row.run) for row in here}
+        if len(set(acting.values())) > 1:
+            warnings.append(f"{task}: policies act in different ways ({', '.join(f'{label}: {how}' for label, how in acting.items())})")
+        warnings += _copies(here)
     for environment in sorted({str(row.run.environment) for row in evaluated}):
         names = {row.run.data_name for row in evaluated if row.run.environment == environment}
         if len(names) > 1:
@@ -261,7 +265,10 @@ def _warnings(rows: list[Row]) -> list[str]:
     few = [row for row in evaluated if row.last and row.last.seeds < FEW_SEEDS]
     if few:
         fewest = min(row.last.seeds for row in few if row.last)
-        several = f"as few as {fewest} seeds: where seeds differ much, their 95 % interval covers only about {COVERAGE.get(fewest)} %"
+        covers = (
+            f", their 95 % interval covers only about {COVERAGE.get(fewest)} %" if level == 0.95 else " intervals cover less than they say"
+        )
+        several = f"as few as {fewest} seeds: where seeds differ much{covers}"
         warnings.append(f"{'one seed: its interval covers episodes, not training' if fewest == 1 else several}; use five or more")
     if any(row.best and row.last and row.best.step != row.last.step for row in rows):
         warnings.append("best checkpoints were chosen by looking at the environment, which offline work cannot do: judge by the last")
@@ -269,6 +276,27 @@ def _warnings(rows: list[Row]) -> list[str]:
     if len(versions) > 1:
         warnings.append(f"made by different versions of StitchRL ({', '.join(sorted(versions))})")
     return warnings
+
+
+def _acting(run: Run) -> str:
+    """How a run's policies act where they are judged."""
+    told = run.config.get("evaluation") or {}
+    share = f", {told['epsilon']:g} of the actions random" if told.get("epsilon") else ""
+    return ("sampled" if told.get("sampled") else "by mode or mean") + share
+
+
+def _copies(rows: list[Row]) -> list[str]:
+    """Runs of one task that share method, data and seeds with one before them: the same numbers, pooled as though of other seeds."""
+    found: list[str] = []
+    known: dict[tuple[str, str, int], str] = {}
+    for row in rows:
+        keys = [(row.method, str(row.run.data.get("fingerprint")), int(seed)) for seed in row.run.config.get("seeds") or ()]
+        if first := next((known[key] for key in keys if key in known), None):
+            found.append(
+                f"{row.label} has seeds of {first}, whose method and data it has too: they are pooled, and a copy counts as more seeds"
+            )
+        known |= {key: row.label for key in keys if key not in known}
+    return found
 
 
 def _warnings_of(row: Row) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -164,16 +165,28 @@ def method_labels(runs: list[Run]) -> list[str]:
     labels = []
     for run, settings in zip(runs, flat, strict=True):
         others = [f for other, f in zip(runs, flat, strict=True) if other.algorithm == run.algorithm]
-        names = sorted({name for f in others for name in f if any(g.get(name) != f.get(name) for g in others)})
+        names = sorted({name for f in others for name in f if any(g.get(name) != f.get(name) for g in others if _comparable(name, g))})
         shown = [f"{name}={settings.get(name, 'unset')}" for name in names][:3]
         more = f", {len(names) - 3} more" if len(names) > 3 else ""
         labels.append(f"{run.algorithm} ({', '.join(shown)}{more})" if shown else run.algorithm)
     return labels
 
 
+def _comparable(name: str, method: Mapping[str, Any]) -> bool:
+    """Whether a setting tells a method from others: of an online phase, from those that went on online too."""
+    return not name.startswith("online.") or bool(method["fine_tuned"])
+
+
 def _method(run: Run) -> dict[str, Any]:
     training = {name: value for name, value in run.training.items() if name not in _NOT_METHOD}
-    return flatten([run.config.get("settings"), training, run.config.get("preprocessing")])
+    goals = run.config.get("goals") or {}
+    online = {name: value for name, value in (run.config.get("online") or {}).items() if name != "rows_from_log"}
+    of_run = {
+        "goals": goals if goals.get("hindsight") else None,
+        "fine_tuned": bool(run.config.get("parent")),
+        "online": online,
+    }
+    return flatten([run.config.get("settings"), training, run.config.get("preprocessing"), of_run])
 
 
 def flatten(value: Any, name: str = "") -> dict[str, Any]:
@@ -188,12 +201,24 @@ def flatten(value: Any, name: str = "") -> dict[str, Any]:
 Grouped = dict[str, dict[str, Array]]  # {method: {task: [S, episodes] or [S]}}
 
 
+def task_labels(runs: list[Run]) -> list[str]:
+    """One label a run for its task: `task_of`, and the environment's options in which runs of that name differ."""
+    options = [flatten((run.config.get("environment") or {}).get("options") or {}) for run in runs]
+    labels = []
+    for run, own in zip(runs, options, strict=True):
+        others = [found for other, found in zip(runs, options, strict=True) if task_of(other) == task_of(run)]
+        names = sorted({name for found in others for name in found if any(other.get(name) != found.get(name) for other in others)})
+        shown = ", ".join(f"{name}={own.get(name, 'unset')}" for name in names)
+        labels.append(f"{task_of(run)} ({shown})" if shown else task_of(run))
+    return labels
+
+
 def last_episodes(runs: list[Run], measure: Measure) -> Grouped:
     """{method: {task: last checkpoints}}; the seeds of several runs alike in both are pooled."""
     parts: dict[str, dict[str, list[Array]]] = {}
-    for run, method in zip(runs, method_labels(runs), strict=True):
+    for run, method, task in zip(runs, method_labels(runs), task_labels(runs), strict=True):
         if run.evaluations:
-            parts.setdefault(method, {}).setdefault(task_of(run), []).append(episodes_of(run.evaluations[-1], measure))
+            parts.setdefault(method, {}).setdefault(task, []).append(episodes_of(run.evaluations[-1], measure))
     return {method: {task: _pooled(found) for task, found in tasks.items()} for method, tasks in parts.items()}
 
 

@@ -25,7 +25,7 @@ def check_log(dataset: Dataset, algorithm: str, settings: Any, *, own_rewards: b
         raise ConfigError(
             f"'{algorithm}' needs {words[found.action_space]} actions; these data have {words[kind]} ones. Choose from {', '.join(fitting)}"
         )
-    for name in ("observations", "actions", "rewards"):
+    for name in ("observations", "actions", "rewards", "final_observations"):
         check_finite(dataset, name)
     if not own_rewards and found.learns_from_rewards(settings):
         others = [name for name, (other, config) in _by_name().items() if not other.learns_from_rewards(config())]

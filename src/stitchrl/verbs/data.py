@@ -50,6 +50,8 @@ class Convert:
     format: Literal["suffix", "minari"] = "suffix"
     observation_keys: tuple[str, ...] = ()
     """of a Minari log whose observations have several entries: those to put side by side, such as observation desired_goal"""
+    episode_length: int | None = None
+    """of NPZ and HDF5 that tell of terminals and no timeouts: the steps after which the clock ended an episode"""
     frame_stack: int | None = None
     """of a log whose observations are single grey frames: stack so many to an observation; each is stored once all the same"""
 
@@ -144,7 +146,8 @@ def convert(arguments: Sequence[str]) -> int:
     if a.output == Path():
         raise ConfigError("stitchrl data convert: --to is missing: where to write, for example --to log.npz")
     _check_free(a.output, a.overwrite, a.format)
-    dataset = _load(a.source, **({"observation_keys": a.observation_keys} if a.observation_keys else {}))
+    told = {"observation_keys": a.observation_keys or None, "episode_length": a.episode_length}
+    dataset = _load(a.source, **{name: value for name, value in told.items() if value is not None})
     if a.frame_stack is not None:
         from stitchrl.data.frame_stacks import stack_frames
 

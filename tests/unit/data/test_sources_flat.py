@@ -16,10 +16,25 @@ from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
 from stitchrl.data.dataset import Dataset
 from stitchrl.data.doctor import examine
+from stitchrl.data.episode_checks import check_reading
 from stitchrl.data.frame_stacks import stack_frames
 from stitchrl.data.sources import arrays, d4rl_hdf5, npz
+from stitchrl.verbs.data import convert
 from tests.unit.data.image_logs import single
 from tests.unit.data.logs import Stream, rich_dataset, streams, transitions_of
+
+
+def test_a_log_of_terminals_alone_is_told_to_know_no_clock(tmp_path: Path) -> None:
+    """D4RL's first files: of episodes of 10 steps by the clock, one ended by the task before, two are read where nothing tells."""
+    rng, ends = np.random.default_rng(0), np.arange(47) == 16
+    columns = {"observations": rng.normal(size=(47, 2)), "actions": rng.uniform(-1, 1, (47, 1)), "rewards": rng.normal(size=47)}
+    np.savez(tmp_path / "log.npz", **columns, terminals=ends)
+    found = [x for x in check_reading(sources.read(tmp_path / "log.npz")) if x.code == "timeouts-unknown"]
+    assert [x.severity for x in found] == ["warning"] and "each goes on to the next terminal, 29 steps at most" in found[0].message
+    assert convert([str(tmp_path / "log.npz"), "--episode-length", "10", "--to", str(tmp_path / "cut")]) == 0
+    cut = sources.read(tmp_path / "cut")
+    # of an episode that the clock ended it is not told where its last step led to, so the step is left out
+    assert cut.lengths.tolist() == [9, 7, 9, 9, 9] and "timeouts_unknown" not in cut.metadata
 
 
 @settings(max_examples=40)

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from stitchrl.core.errors import ConfigError, DataError
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data import sources
+from stitchrl.data.episode_checks import check_reading
 from stitchrl.data.sources import minari as ours
 from stitchrl.environments.make import make
 from stitchrl.evaluation.judge import Evaluation, Judge
@@ -163,6 +164,20 @@ def test_a_log_of_frames_that_were_skipped_by_a_wrapper_asks_for_no_skipping_twi
     ):
         described = {"id": "ALE/Pong-v5", "kwargs": kwargs, "max_episode_steps": None, "additional_wrappers": wrappers}
         assert ours._environment_options(described, "env_spec") == expected
+
+
+def test_a_wrapped_environment_is_told(local: Path) -> None:
+    """It is opened without: policies of a log of actions from -1 to 1 would be judged in a task of -2 to 2."""
+    stream = stream_of([3, 2], True)
+    boxes = spaces.Box(-np.inf, np.inf, (3,)), spaces.Box(-1, 1, (1,))
+    with warnings.catch_warnings(action="ignore"):  # of bounds cast to float32: as float32 they could not be written
+        wrapped = gymnasium.wrappers.RescaleAction(gymnasium.make("Pendulum-v1"), -1.0, 1.0)
+    create("test/wrapped-v0", stream, *boxes, "hdf5", env=wrapped)
+    found = check_reading(ours.read(local / "test" / "wrapped-v0"))
+    assert [(x.code, x.severity) for x in found] == [("wrappers-left-out", "warning")]
+    assert "the log was made in Pendulum-v1 wrapped in RescaleAction, which is left out where Pendulum-v1 is opened" in found[0].message
+    create("test/plain-v0", stream, *boxes, "hdf5", env=gymnasium.make("Pendulum-v1"))
+    assert check_reading(ours.read(local / "test" / "plain-v0")) == []
 
 
 def test_actions_that_count_from_elsewhere_count_from_zero(local: Path) -> None:

@@ -8,8 +8,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
+from stitchrl import algorithms
 from stitchrl.agent import Agent
+from stitchrl.core.algorithm import build
 from stitchrl.core.errors import ConfigError
 from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
@@ -17,6 +20,7 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.judge import Evaluation, Judge
 from stitchrl.evaluation.playing import play
 from stitchrl.experiment import make_learner, plan, prepare, run_experiment
+from stitchrl.training import seeds
 from stitchrl.training.learner import Training
 
 CLOCK = 400
@@ -35,6 +39,18 @@ class Serve(gymnasium.Env[np.ndarray, np.int64]):
     def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         return np.zeros(1, np.float32), float(action == 1), bool(action == 1), self.steps == CLOCK, {}
+
+
+def test_the_seed_of_an_evaluation_decides_what_is_drawn() -> None:
+    """The game begins alike in every episode: what differs is drawn."""
+    kind, config = algorithms.find("bc")
+    spec = Spec(Box((1,)), Discrete(4))
+    copies = [build(kind, config(hidden=(4,)), spec, seed) for seed in (0, 1)]
+    agent = Agent("bc", copies[0], seeds.stack(copies, torch.device("cpu"), torch.float32), spec, [], (0, 1))
+    for options in ({"sampled": True}, {"epsilon": 0.5}):
+        lengths = [play(agent, Serve, episodes=12, parallel=3, seed=seed, **options).lengths for seed in (0, 1, 0)]
+        assert (lengths[0] == lengths[2]).all() and (lengths[0] != lengths[1]).any(axis=1).all(), options
+        assert (lengths[0][0] != lengths[0][1]).any()
 
 
 def log(actions: Any, space: Box | Discrete) -> Dataset:
@@ -105,7 +121,7 @@ def test_refusals(waiting: Agent, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="epsilon is 1.5; expected a share of the actions, from 0 to 1"):
         play(waiting, Serve, epsilon=1.5)
     real = log(np.zeros((40, 1), np.float32), Box((1,), (-1.0,), (1.0,)))
-    with pytest.raises(ConfigError, match=r"epsilon is 0.1, and actions are real-valued"):
+    with pytest.warns(UserWarning, match="is not used"), pytest.raises(ConfigError, match=r"epsilon is 0.1, and actions are real-valued"):
         run_experiment(plan("bc", evaluation=Evaluation(epsilon=0.1)), real, path=tmp_path / "run", source="test")
     assert not (tmp_path / "run").exists()
     plan("decision_transformer", evaluation=Evaluation(epsilon=0.0))

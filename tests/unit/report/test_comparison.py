@@ -92,6 +92,42 @@ def test_where_a_run_was_computed_is_no_difference_of_method(tmp_path: Path, wri
     assert method_labels([read_run(run) for run in runs]) == ["iql (best_episodes=1.0)"] * 2 + ["iql (best_episodes=0.1)"]
 
 
+def test_what_went_on_online_is_another_method_and_another_task_is_another_one(tmp_path: Path, write_run: Write) -> None:
+    runs = [write_run(tmp_path / name, seeds=5) for name in ("offline", "online", "faster", "longer", "sampled")]
+    online = {"mixing": 0.5, "warm_start": 400, "rows_from_log": 128}
+    changes: list[dict[str, object]] = [
+        {},
+        {"parent": {"path": "offline"}, "online": online},
+        {"parent": {"path": "offline"}, "online": online | {"mixing": 0.25, "rows_from_log": 64}},
+        {"environment": {"id": "Hopper-v5", "options": {"max_episode_steps": 50}}},
+        {"evaluation": {"sampled": True, "epsilon": 0.05}},
+    ]
+    for run, change in zip(runs, changes, strict=True):
+        config = json.loads((run / "config.json").read_text()) | change
+        (run / "config.json").write_text(json.dumps(config))
+    assert method_labels([read_run(run) for run in runs[:2]]) == ["iql (fine_tuned=False)", "iql (fine_tuned=True)"]
+    told = method_labels([read_run(run) for run in runs[:3]])
+    assert told[1:] == ["iql (fine_tuned=True, online.mixing=0.5)", "iql (fine_tuned=True, online.mixing=0.25)"]
+    assert compare(runs[:2]).improvements and not compare([runs[0], runs[3]]).improvements
+    assert {row.task for row in compare([runs[0], runs[3]]).rows} == {
+        f"mujoco/hopper/medium-v0 in Hopper-v5 (max_episode_steps={steps})" for steps in ("50", "unset")
+    }
+    text = "\n".join(compare([runs[0], runs[4]]).warnings)
+    assert "policies act in different ways (" in text and "sampled, 0.05 of the actions random" in text and "by mode or mean" in text
+
+
+def test_a_copy_is_told(tmp_path: Path, write_run: Write) -> None:
+    """Bit for bit the same run, as a second directory: its seeds would count twice."""
+    runs = [write_run(tmp_path / name, seeds=3) for name in ("a", "b")]
+    assert any("whose method and data it has too: they are pooled, and a copy counts as more seeds" in w for w in compare(runs).warnings)
+
+
+def test_a_coverage_that_was_measured_at_another_level_is_not_told(tmp_path: Path, write_run: Write) -> None:
+    runs = [write_run(tmp_path / "a", seeds=3)]
+    assert any("their 95 % interval covers only about 73 %" in w for w in compare(runs).warnings)
+    assert not any("95 %" in w for w in compare(runs, level=0.5).warnings)
+
+
 def test_warnings_are_due(tmp_path: Path, write_run: Write) -> None:
     a = write_run(tmp_path / "a", seeds=5)
     b = write_run(tmp_path / "b", algorithm="bc", seeds=5, fingerprint="0" * 64, steps=50_000, episodes=20, evaluations=7)

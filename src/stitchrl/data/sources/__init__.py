@@ -18,7 +18,11 @@ _BY_SUFFIX = {
     ".csv": "csv",
     ".csv.gz": "csv",
 }
-_OPTIONS_OF = {"schema": "tables (CSV, Parquet; on the command line --schema and --table.…)", "observation_keys": "logs of Minari"}
+_OPTIONS_OF = {
+    "schema": "tables (CSV, Parquet; on the command line --schema and --table.…)",
+    "observation_keys": "logs of Minari",
+    "episode_length": "NPZ and HDF5",
+}
 _BY_START = {b"PK\x03\x04": "npz", b"\x89HDF": "d4rl_hdf5", b"PAR1": "parquet"}
 
 

@@ -238,6 +238,8 @@ def _timeouts(columns: Mapping[str, Array], rows: int, episode_length: int | Non
         metadata["timeouts_from_jumps"] = True
     elif "terminals" not in columns:
         raise DataError("no 'terminals', 'timeouts', 'episode' or 'episode_starts', so the ends of episodes are unknown. Add one of them")
+    else:
+        metadata["timeouts_unknown"] = True
     return timeouts if "terminals" not in columns else timeouts & ~flag_column(columns["terminals"], "terminals")
 
 

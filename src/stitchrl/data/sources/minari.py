@@ -38,6 +38,10 @@ def directory_of(name: str) -> Path:
     return Path(os.environ.get("MINARI_DATASETS_PATH") or Path.home() / ".minari" / "datasets") / name
 
 
+# what an environment may be wrapped in that is opened without: `make` does as much, or nothing that is seen or done changes
+_HEARD = {"AtariPreprocessing", "FrameStackObservation", "RecordEpisodeStatistics", "RecordVideo", "DataCollector", "StepDataCollector"}
+
+
 def read(
     path: str | Path,
     *,
@@ -297,6 +301,8 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(record.get(key), str):
             environment = parse_json(record[key].encode(), f"metadata.json: {key}", constants=True)
             metadata |= {"environment": str(environment.get("id"))[:200], "environment_options": _environment_options(environment, key)}
+            if unheard := sorted(_wrappers(environment) - _HEARD):
+                metadata["environment_wrappers"] = unheard
             break
     scores = [record.get("ref_min_score"), record.get("ref_max_score")]
     if all(isinstance(x, int | float) and math.isfinite(x) for x in scores):
@@ -304,13 +310,19 @@ def _metadata(record: Mapping[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def _wrappers(described: Mapping[str, Any]) -> set[str]:
+    """Returns what a Gymnasium EnvSpec in JSON says that the environment was wrapped in."""
+    return {str(each.get("name"))[:80] for each in described.get("additional_wrappers") or () if isinstance(each, dict)}
+
+
 def _environment_options(described: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Returns the arguments of a Gymnasium EnvSpec in JSON, and its clock; how it is drawn is no part of the task."""
     arguments, clock = described.get("kwargs") or {}, described.get("max_episode_steps")
     if not isinstance(arguments, dict) or not isinstance(clock, int | None):
         raise DataError(f"metadata.json: {key}: expected kwargs by name and a whole max_episode_steps, as Gymnasium writes them")
-    wrappers = {str(each.get("name")) for each in described.get("additional_wrappers") or () if isinstance(each, dict)}
-    own = {"render_mode"} | ({"frameskip"} if "AtariPreprocessing" in wrappers else set())  # which skips frames itself, as `make` does
+    own = {"render_mode"} | (
+        {"frameskip"} if "AtariPreprocessing" in _wrappers(described) else set()
+    )  # which skips frames itself, as `make` does
     options = {name: value for name, value in arguments.items() if name not in own}
     return options if clock is None else options | {"max_episode_steps": clock}
 
