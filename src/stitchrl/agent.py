@@ -314,7 +314,9 @@ def load(directory: Path) -> Agent:
         raise CheckpointError(f"{directory}: holds no config.json; expected the directory of a run or of a saved policy")
     config = read_json(directory / "config.json")
     if isinstance(config, dict) and "training" in config:
-        raise CheckpointError(f"{directory}: the run has no policy yet; let it end, or go on with it (--resume)")
+        earlier = sorted((directory / "earlier").glob("*/policy"), key=lambda path: path.stat().st_mtime)
+        before = f"; how it was before it went on is in {earlier[-1].parent}" if earlier else ""
+        raise CheckpointError(f"{directory}: the run has no policy yet; let it end, or go on with it (--resume){before}")
     for file in ("model.safetensors", "normalizers.safetensors"):
         if not (directory / file).is_file():
             raise CheckpointError(f"{directory}: '{file}' is missing; a policy is only complete with config.json, model and normalizers")

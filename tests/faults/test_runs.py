@@ -414,6 +414,7 @@ def test_what_was_said_of_a_policy_that_learns_on_is_set_aside(tmp_path: Path) -
     assert "trust.json are of the policy so far, which learns on from step 4" in told.err
     assert (tmp_path / "run" / "earlier" / "step_4" / "trust.json").read_text() == '{"verdict": "Supported: of step 4"}'
     assert "was not run on this run" in (tmp_path / "run" / "card.md").read_text()
+    assert (tmp_path / "run" / "policy").is_dir() and (tmp_path / "run" / "earlier" / "step_4" / "policy").is_dir()
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_anew_unasked(tmp_path: Path) -> None:

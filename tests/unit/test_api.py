@@ -18,6 +18,7 @@ from stitchrl.core.records import Logging
 from stitchrl.core.spec import Box, Discrete, Spec
 from stitchrl.data.dataset import Dataset
 from stitchrl.evaluation.recorded_task import task_of
+from stitchrl.experiment import RunInProgress
 from stitchrl.training import trainer
 from stitchrl.training.learner import Training
 
@@ -148,6 +149,25 @@ def test_a_signal_is_told_and_nothing_half_learned_is_given_as_done(walk: Datase
         heard.pop(0)
         with warnings.catch_warnings(action="ignore"), pytest.raises(error):
             stitchrl.BC(hidden=(4,)).fit(walk, steps=5_000)
+
+
+def test_a_run_that_went_on_and_was_killed_has_no_policy_of_before(walk: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, Any] = {"settings": {"hidden": (4,)}, "run": tmp_path / "run", "logging": QUIET}
+    stitchrl.train("bc", walk, training={"steps": 4, "batch_size": 4}, **made)
+
+    def kill(self: Any) -> None:
+        raise MemoryError
+
+    for _ in range(2):  # killed, and once more
+        with monkeypatch.context() as patched:
+            patched.setattr(RunInProgress, "train", kill)
+            with pytest.raises(MemoryError):
+                stitchrl.train("bc", walk, training={"steps": 6, "batch_size": 4}, resume=True, allow_change=["training.steps"], **made)
+        with pytest.raises(CheckpointError, match=r"has no policy yet; .*\(--resume\); how it was before it went on is in .*step_4"):
+            stitchrl.load_policy(tmp_path / "run")
+    assert stitchrl.load_policy(tmp_path / "run" / "earlier" / "step_4").seeds == (0,)
+    stitchrl.train("bc", walk, training={"steps": 6, "batch_size": 4}, resume=True, **made)
+    assert stitchrl.load_policy(tmp_path / "run").seeds == (0,)
 
 
 def test_what_is_given_has_its_say_over_a_recipe(walk: Dataset, tmp_path: Path) -> None:

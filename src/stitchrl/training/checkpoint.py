@@ -94,7 +94,7 @@ def restore(learner: Learning, checkpoints: Path, last: int) -> float:
     if not steps(checkpoints):
         metrics = checkpoints.parent / "metrics.jsonl"
         has_learned = metrics.is_file() and metrics.stat().st_size > 0  # a stop before the first step leaves a policy, too
-        if has_learned and (checkpoints.parent / "policy").exists():
+        if has_learned and any(any(checkpoints.parent.glob(name)) for name in ("policy", "earlier/*/policy")):
             raise CheckpointError(f"{checkpoints.parent}: holds a policy and no checkpoint to go on from; --overwrite trains it anew")
         return 0.0
     tensors, extra = load_newest(checkpoints)

@@ -31,8 +31,8 @@ _FOLLOWS = {"training.compiled": "training.steps"}  # decided by it, where it is
 # How policies are judged: it may change, and be honoured by judgements that are still to come.
 _JUDGING = ("evaluation", "environment")
 
-# What is said of one policy, and not of one that has learned on.
-OF_ONE_POLICY = ("trust.json", "trust.html", "asked_returns.json", "plans.npz", "plans_*")
+# A policy, and what is said of it and not of one that has learned on.
+OF_ONE_POLICY = ("policy", "trust.json", "trust.html", "asked_returns.json", "plans.npz", "plans_*")
 
 # All that is there of a run that was refused before its first step: it may be started anew.
 BEGUN = frozenset({"config.json", "tensorboard"})
@@ -62,7 +62,7 @@ def opened(path: Path, config: Mapping[str, Any], *, resume: bool, overwrite: bo
 def begin(path: Path, config: Mapping[str, Any], *, resume: bool, step: int = 0, steps: int = 0) -> None:
     """Makes a directory that is held the run's own, empty unless it goes on from `step` of `steps`: when all that can be refused was not.
 
-    What differs from before is kept in config.json under `changes`, by step; what was said of the policy so far is set aside. Raises
+    What differs from before is kept in config.json under `changes`, by step; the policy so far and what was said of it are set aside. Raises
     CheckpointError for a change that no step or evaluation is left to honour.
     """
     if not resume:
@@ -102,15 +102,18 @@ def _refuse_late(path: Path, step: int, differences: Mapping[str, str]) -> None:
 
 
 def _set_aside(path: Path, step: int) -> None:
-    """Moves what was said of the policy that is there, which is to learn on from `step`, to earlier/step_N."""
+    """Moves the policy that is there and what was said of it, which is to learn on from `step`, to earlier/step_N."""
     found = sorted(entry.name for pattern in OF_ONE_POLICY for entry in path.glob(pattern))
     if not found:
         return
     older = path / "earlier" / f"step_{step}"
     older.mkdir(parents=True, exist_ok=True)
     for name in found:
+        if (older / name).is_dir():  # of the same step: the same policy
+            shutil.rmtree(older / name)
         os.replace(path / name, older / name)
-    warnings.warn(f"{path}: {', '.join(found)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3)
+    if said := [name for name in found if name != "policy"]:
+        warnings.warn(f"{path}: {', '.join(said)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3)
 
 
 def _refuse_foreign(path: Path, resume: bool) -> None:
