@@ -306,16 +306,14 @@ def load(directory: Path) -> Agent:
     from safetensors.numpy import load_file as load_arrays
     from safetensors.torch import load_file
 
-    if (directory / "policy").is_dir():
-        directory = directory / "policy"
+    directory = directory / "policy" if (directory / "policy").is_dir() else directory
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such run or policy")
     if not (directory / "config.json").exists():
         raise CheckpointError(f"{directory}: holds no config.json; expected the directory of a run or of a saved policy")
     config = read_json(directory / "config.json")
     if isinstance(config, dict) and "training" in config:
-        earlier = sorted((directory / "earlier").glob("*/policy"), key=lambda path: path.stat().st_mtime)
-        before = f"; how it was before it went on is in {earlier[-1].parent}" if earlier else ""
+        before = f"; of before it went on, {directory / 'earlier'} has some" if (directory / "earlier").is_dir() else ""
         raise CheckpointError(f"{directory}: the run has no policy yet; let it end, or go on with it (--resume){before}")
     for file in ("model.safetensors", "normalizers.safetensors"):
         if not (directory / file).is_file():

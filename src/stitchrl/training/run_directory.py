@@ -113,7 +113,9 @@ def _set_aside(path: Path, step: int) -> None:
             shutil.rmtree(older / name)
         os.replace(path / name, older / name)
     if said := [name for name in found if name != "policy"]:
-        warnings.warn(f"{path}: {', '.join(said)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3)
+        warnings.warn(
+            f"{path}: {', '.join(said)} are of the policy so far, which learns on from step {step:,}; kept in {older}", stacklevel=3
+        )
 
 
 def _refuse_foreign(path: Path, resume: bool) -> None:
