@@ -147,7 +147,7 @@ def plan(
 def prepare(dataset: Dataset, plan: Plan) -> tuple[Dataset, list[scales.Affine]]:
     """Returns the log and the transforms that a plan learns from; raises DataError for values that are not finite."""
     p = plan.preprocessing
-    check_log(dataset, plan.algorithm, plan.settings, own_rewards=plan.goals.hindsight or p.terminal_reward is not None)
+    check_log(dataset, plan.algorithm, plan.settings, to_goals=plan.goals.hindsight, terminal_reward=p.terminal_reward)
     if p.held_out:
         dataset = split_held_out(dataset, p.held_out)[0]
     dataset = scales.bounded_actions(dataset, p.actions_outside)

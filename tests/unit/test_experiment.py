@@ -220,6 +220,20 @@ def test_a_discount_of_one_needs_an_end() -> None:
     with pytest.raises(ConfigError, match="no bound"):
         prepare(endless, plan("q_learning", settings={"discount": 1.0}))
     prepare(log(), plan("q_learning", settings={"discount": 1.0}))
+    vectors = Dataset(Spec(Box((2,)), Box((1,), (-1.0,), (1.0,))), columns | _vectors(), endless.offsets, np.zeros((3, 2), np.float32))
+    prepare(
+        vectors, plan("iql", settings={"discount": 1.0}, goals=GoalDrawing(hindsight=True, discount=0.95))
+    )  # goals end what they pay for
+
+
+def _vectors() -> dict[str, np.ndarray]:
+    return {"observations": np.zeros((12, 2), np.float32), "actions": np.zeros((12, 1), np.float32)}
+
+
+def test_a_reward_of_the_end_needs_an_end() -> None:
+    endless = replace(log(), columns={**log().columns, "terminals": np.zeros(12, bool)})
+    with pytest.raises(ConfigError, match=r"terminal_reward is -100, and no step of the data ends the task .*: none would be paid"):
+        prepare(endless, plan("q_learning", preprocessing=Preprocessing(terminal_reward=-100.0)))
 
 
 @pytest.mark.parametrize("name", ["tpu", "meta", "cuda:99", ""])

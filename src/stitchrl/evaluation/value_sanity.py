@@ -128,11 +128,11 @@ def limits_of(dataset: Dataset, settings: Any, transforms: Sequence[Affine], *, 
     discount = float(getattr(settings, "discount", 1.0))
     low, high = possible_returns(dataset, discount, transforms)
     horizon = 1 / (1 - discount) if discount < 1 else float(np.diff(dataset.offsets).max())
-    if to_goals:
-        return Limits(-horizon, 0.0, 0.0, horizon, *action_freedom(dataset.spec, int(getattr(settings, "sampled_actions", 10))))
     entropy, gap = action_freedom(dataset.spec, int(getattr(settings, "sampled_actions", 10)))
-    soft = bool(getattr(settings, "entropy_backup", False))
-    return Limits(low, high, best_logged(dataset, discount, transforms), horizon, entropy if soft else 0.0, gap)
+    free = entropy if getattr(settings, "entropy_backup", False) else 0.0
+    if to_goals:
+        return Limits(-horizon, 0.0, 0.0, horizon, free, gap)
+    return Limits(low, high, best_logged(dataset, discount, transforms), horizon, free, gap)
 
 
 @final

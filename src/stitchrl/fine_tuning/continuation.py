@@ -13,6 +13,7 @@ from torch import Tensor
 from stitchrl.agent import Agent
 from stitchrl.core.algorithm import Algorithm, build
 from stitchrl.core.errors import CheckpointError, ConfigError
+from stitchrl.core.policy import Policy
 from stitchrl.core.settings import Count, Fraction, NonNegative, Share, refuse_changed
 from stitchrl.core.spec import Discrete
 from stitchrl.fine_tuning.gathering import Gathering
@@ -133,8 +134,16 @@ def block_steps(online: OnlinePhase) -> int:
 def carry_over(learner: Learner, tensors: Mapping[str, Tensor], online: OnlinePhase, where: str) -> None:
     """Gives the learner a checkpoint's weights and, if they are kept, its optimizers' moments; raises ConfigError where they do not fit."""
     groups = ("parameters/", "first_moments/", "second_moments/", "counts/")[: None if online.optimizer == "keep" else 1]
+    mine = learner.update.tensors()
+    # a multiplier or a width of draws that is not used any more leaves the networks what they are
+    if left := [
+        name for name in tensors if name.startswith("parameters/") and name not in mine and not name.endswith((".value", ".log_std"))
+    ]:
+        raise ConfigError(
+            f"{where}: its checkpoint has '{left[0]}', which the online phase's networks lack; settings that make the networks must stay as they were"
+        )
     with torch.no_grad():
-        for name, own in learner.update.tensors().items():
+        for name, own in mine.items():
             if not name.startswith(groups):
                 continue
             found = tensors.get(name)
@@ -166,21 +175,44 @@ def check_exploration(online: OnlinePhase, agent: Agent) -> None:
         refuse_changed(online, ("epsilon",), "on real-valued actions, which exploration_noise is for")
 
 
-def check_beginnings(template: Algorithm, settings: Any, where: str) -> None:
-    """Raises ConfigError where the template's settings, other than the run's, move only where a learned number begins: it goes on from there."""
+def check_changes(template: Algorithm, settings: Any, online: OnlinePhase, where: str) -> None:
+    """Raises ConfigError where the template's settings, other than the run's, would be without effect or read its weights otherwise."""
     changed = [name for name, value in vars(template.config).items() if value != getattr(settings, name)]
     if not changed:
         return
-    before, now = (
-        {name: child() for name, child in build(type(template), config, template.spec, 0).named_children() if isinstance(child, Scalar)}
-        for config in (settings, template.config)
-    )
-    for name in before.keys() & now.keys():
-        if not torch.equal(before[name], now[name]):
+    told = f"{where}: {' and '.join(changed)} would"
+    before, now = (build(type(template), config, template.spec, 0) for config in (settings, template.config))
+    others = dict(before.named_modules())
+    for name, module in now.named_modules():
+        other = others.get(name)
+        if name and other is not None and (difference := _otherwise(other, module)):
             raise ConfigError(
-                f"{where}: {' and '.join(changed)} would have '{name}' begin elsewhere, and it goes on from what the run learned: without effect; "
+                f"{told} make another network of '{name}' ({difference}), and its weights are the run's; leave them as they were"
+            )
+        if isinstance(module, Scalar) and isinstance(other, Scalar) and not torch.equal(module(), other()):
+            raise ConfigError(
+                f"{told} have '{name}' begin elsewhere, and it goes on from what the run learned: without effect; "
                 "give what acts on it instead (lagrange_gap, target_entropy, its learning rate)"
             )
+    for name, adam in now.optimizers.items():
+        if online.schedule == "constant" and name in before.optimizers and adam.schedule != before.optimizers[name].schedule:
+            raise ConfigError(
+                f"{told} have the learning rate of '{name}' fall, and online it is constant: without effect; leave them as they were, or give "
+                "--schedule restart and --optimizer reset"
+            )
+
+
+def _otherwise(before: torch.nn.Module, now: torch.nn.Module) -> str:
+    """Returns how one module computes otherwise than another of its place with the same weights, or nothing: sizes show in the weights."""
+    if type(before) is not type(now):  # policies of one kind may act on the same network
+        same = isinstance(before, Policy) and isinstance(now, Policy)
+        return "" if same else f"{type(now).__name__}, and was {type(before).__name__}"
+    ways = {
+        name: value
+        for name, value in vars(now).items()
+        if isinstance(value, str | bool) and not name.startswith("_") and name != "training"
+    }
+    return ", ".join(f"{name} {value}, and was {vars(before)[name]}" for name, value in ways.items() if vars(before)[name] != value)
 
 
 def agent_of(learner: Learner, source: Agent) -> Agent:

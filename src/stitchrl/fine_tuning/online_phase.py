@@ -47,7 +47,7 @@ from stitchrl.fine_tuning.continuation import (
     agent_of,
     block_steps,
     carry_over,
-    check_beginnings,
+    check_changes,
     check_exploration,
     keep_rates,
     settings_of,
@@ -92,7 +92,6 @@ def run_online(
     _check(parent, plan, online, path)
     parent.check_data(dataset, source)
     before = parent.policy()
-    check_exploration(online, before)
     judge = _judge(plan, dataset, before, environment, options)
     goes_on = resume and bool(checkpoint.steps(path / "checkpoints"))  # from a checkpoint of its own: the parent's may be gone
     step, tensors = (0, None) if goes_on else parent.checkpoint()
@@ -104,6 +103,7 @@ def run_online(
         learning = continuation(plan, online, data, before, environment, options)
         opened.callback(learning.gathering.close)
         learner = learning.learner
+        check_exploration(online, agent_of(learner, before))
         _take_over(learner, parent, tensors, online)
         torch.set_num_threads(compilation.threads(plan.training.threads, operations(learner)))
         seconds = checkpoint.restore(learning, path / "checkpoints", plan.training.steps) if resume else 0.0
@@ -138,7 +138,7 @@ def _judge(plan: Plan, dataset: Dataset, before: Agent, environment: str, option
 
 def _take_over(learner: Learner, parent: Parent, tensors: Mapping[str, Tensor] | None, online: OnlinePhase) -> None:
     """Gives the learner what the parent learned, unless it has `None` to give: then the phase has its own."""
-    check_beginnings(learner.template, parent.settings, str(parent.path))
+    check_changes(learner.template, parent.settings, online, str(parent.path))
     if tensors is not None:
         carry_over(learner, tensors, online, str(parent.path))
 

@@ -42,7 +42,7 @@ class ClippedActor(Policy):
     def __init__(self, spec: Spec, hidden: Sequence[int]) -> None:
         super().__init__()
         assert isinstance(spec.observation, Box) and isinstance(spec.action, Box)
-        self.mlp = perceptron(spec.observation.size, spec.action.size, hidden)
+        self.mlp = MLP(spec.observation, spec.action.size, hidden, norm_after=True, activation="gelu")
 
     def noise(self, size: int) -> Noise | None:
         return None

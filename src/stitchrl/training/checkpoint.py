@@ -58,7 +58,7 @@ def save(directory: Path, step: int, tensors: Mapping[str, Tensor], extra: dict[
         raise CheckpointError(
             f"{final}: the checkpoint of step {step:,} could not be written ({error.strerror}); older ones are intact"
         ) from error
-    for old in steps(directory)[:-keep]:
+    for old in set(steps(directory)[:-keep]) - {step}:  # which may lie below damaged ones that were gone back from
         try:
             shutil.rmtree(directory / f"step_{old:010d}")
         except OSError as error:

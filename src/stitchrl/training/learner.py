@@ -163,9 +163,12 @@ class Learner:
         return self.update.tensors() | self.blocks.tensors() | totals | counts
 
     def restore(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Goes on from saved tensors; raises CheckpointError where one is missing, of another shape, or not finite."""
+        """Goes on from saved tensors; raises CheckpointError where one is missing, of another shape, not finite, or has no place here."""
+        mine = self.update.tensors()
+        if left := [name for name in tensors if name.startswith("parameters/") and name not in mine]:
+            raise CheckpointError(f"the checkpoint has '{left[0]}', which these settings' networks lack; it was made by other settings")
         with torch.no_grad():
-            for name, own in self.update.tensors().items():
+            for name, own in mine.items():
                 if name not in tensors:
                     raise CheckpointError(f"the checkpoint has no '{name}'; it was made by another algorithm or other settings")
                 if tensors[name].shape != own.shape:

@@ -12,10 +12,10 @@ from stitchrl.data.dataset import Dataset
 from stitchrl.data.finite_values import check_finite, check_rewards_told
 
 
-def check_log(dataset: Dataset, algorithm: str, settings: Any, *, own_rewards: bool = False) -> None:
+def check_log(dataset: Dataset, algorithm: str, settings: Any, *, to_goals: bool = False, terminal_reward: float | None = None) -> None:
     """Raises ConfigError for a log of other actions or an unbounded task, DataError for values that are not finite, or rewards that it lacks.
 
-    own_rewards: what is learned is paid otherwise than the log says.
+    to_goals: it is paid, and ends, as the goals say that are drawn. terminal_reward: what the steps are paid that end the task; None: as logged.
     """
     found, _ = algorithms.find(algorithm)
     kind = "discrete" if isinstance(dataset.spec.action, Discrete) else "box"
@@ -27,10 +27,15 @@ def check_log(dataset: Dataset, algorithm: str, settings: Any, *, own_rewards: b
         )
     for name in ("observations", "actions", "rewards", "final_observations"):
         check_finite(dataset, name)
-    if not own_rewards and found.learns_from_rewards(settings):
+    ends = bool(dataset.columns["terminals"].any())
+    if terminal_reward is not None and not ends:
+        raise ConfigError(
+            f"terminal_reward is {terminal_reward:g}, and no step of the data ends the task (no terminal is set): none would be paid; leave it out"
+        )
+    if not to_goals and terminal_reward is None and found.learns_from_rewards(settings):
         others = [name for name, (other, config) in _by_name().items() if not other.learns_from_rewards(config())]
         check_rewards_told(dataset, f"'{algorithm}'", f", or choose what reads none: {', '.join(others)}, hindsight (--goals.hindsight)")
-    if getattr(settings, "discount", None) == 1.0 and not bool(dataset.columns["terminals"].any()):
+    if getattr(settings, "discount", None) == 1.0 and not ends and not to_goals:
         raise ConfigError("discount is 1 and no episode of the data ends in a terminal: values would have no bound; use a discount below 1")
 
 

@@ -232,6 +232,17 @@ def test_the_run_doctor_and_the_judge_know_which_rewards_are_learned_from() -> N
         assert judge_of(made, data, None, {}).in_tasks_units is own
 
 
+def test_entropy_lifts_no_bound_where_it_counts_for_nothing() -> None:
+    """No value of reaching goals is above 0, whatever temperature a method tells."""
+    steps = np.zeros((6, 2), np.float32)
+    flags = {"terminals": np.zeros(6, bool), "timeouts": np.arange(6) % 3 == 2}
+    columns = {"observations": steps, "actions": steps[:, :1], "rewards": steps[:, 0], **flags}
+    dataset = Dataset(Spec(Box((2,)), Box((1,), (-1.0,), (1.0,))), columns, np.array([0, 3, 6]), steps[:2])
+    for algorithm in ("cql", "iql"):
+        assert limits_of(dataset, plan(algorithm).settings, [], to_goals=True).free_entropy == 0
+    assert limits_of(dataset, plan("sac").settings, [], to_goals=True).free_entropy > 0
+
+
 def test_the_mean_of_logged_actions_is_the_critics(tmp_path: Path) -> None:
     from stitchrl.algorithms import find
     from stitchrl.core.algorithm import build

@@ -351,6 +351,41 @@ def test_noise_that_would_not_be_taken_is_refused(runs: dict[str, Path], tmp_pat
             go_on(runs[run], tmp_path / "on", online=online)
 
 
+def test_noise_is_that_of_the_policy_which_acts(runs: dict[str, Path], tmp_path: Path) -> None:
+    go_on(runs["iql"], tmp_path / "on", settings={"distribution": "deterministic"}, online={"exploration_noise": 0.3}, steps=12)
+    with pytest.raises(ConfigError, match="epsilon is 0.3, and has no effect on real-valued actions"):
+        go_on(runs["iql"], tmp_path / "refused", settings={"distribution": "deterministic"}, online={"epsilon": 0.3})
+
+
+def test_weights_are_not_read_by_another_network(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Of the same shapes, and with norms left out: step 0 would be another policy, and another critic, than the run's."""
+    with pytest.raises(
+        ConfigError, match=r"actor_loss would make another network of 'actor.mlp' \(norm_after True, and was False, activation gelu"
+    ):
+        go_on(runs["iql"], tmp_path / "on", settings={"actor_loss": "ddpg_bc"})
+    parent = read_parent(runs["iql"])
+    judged: dict[str, Any] = {"source": parent.source, "environment": CLOCKED, "logging": QUIET}
+    for algorithm, words in (("iql", "layer_norm would make another network of"), ("rebrac", "which the online phase's networks lack")):
+        made = plan(algorithm, settings={"hidden": (8,), "layer_norm": True}, training=Training(steps=20, **TRAINING))
+        normed = tmp_path / algorithm
+        run_experiment(made, sources.read(parent.source), path=normed, **judged)
+        with pytest.raises(ConfigError, match=words):
+            go_on(normed, tmp_path / "on", settings={"layer_norm": False})
+        less = replace(made, settings=replace(made.settings, layer_norm=False), training=replace(made.training, steps=30))
+        judged |= {"resume": True, "allow_change": ["settings.layer_norm", "training.steps"]}
+        with pytest.raises(CheckpointError, match=r"the checkpoint has 'parameters/.*norms.*', which these settings' networks lack"):
+            run_experiment(less, sources.read(parent.source), path=normed, **judged)
+        judged |= {"resume": False, "allow_change": ()}
+
+
+def test_a_schedule_that_would_not_run_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = {"constant": "cosine", "cosine": "constant"}[read_parent(runs["iql"]).settings.actor_schedule]
+    with pytest.raises(
+        ConfigError, match="actor_schedule would have the learning rate of 'actor' fall, and online it is constant: without"
+    ):
+        go_on(runs["iql"], tmp_path / "on", settings={"actor_schedule": other})
+
+
 def test_runs_that_cannot_go_on_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'bc' has no critic .* fine-tune a run of .*cql.*iql"):
         go_on(runs["bc"], tmp_path / "on")

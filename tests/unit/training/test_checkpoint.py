@@ -29,6 +29,17 @@ def test_the_newest_are_kept_by_step(tmp_path: Path) -> None:
     assert checkpoint.load_newest(tmp_path)[1]["step"] == 100
 
 
+def test_what_was_just_saved_is_kept_below_a_damaged_one(tmp_path: Path) -> None:
+    for step in (50, 100):
+        checkpoint.save(tmp_path, step, TENSORS, {}, keep=2)
+    (tmp_path / "step_0000000100" / "state.json").write_text("{}")
+    checkpoint.save(tmp_path, 75, TENSORS, {}, keep=1)
+    with pytest.warns(UserWarning, match="damaged .* going back"):
+        assert checkpoint.load_newest(tmp_path)[1]["step"] == 75
+    checkpoint.save(tmp_path, 100, TENSORS, {}, keep=1)
+    assert checkpoint.load_newest(tmp_path)[1]["step"] == 100 and checkpoint.steps(tmp_path) == [100]
+
+
 def test_the_same_step_again_never_leaves_nothing(tmp_path: Path) -> None:
     # after a resume the same step holds the same state: a whole checkpoint stays, so that no instant is without one
     checkpoint.save(tmp_path, 5, TENSORS, {"run": 1}, keep=1)
